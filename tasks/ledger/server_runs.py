@@ -1,0 +1,158 @@
+"""Server runs and heartbeats: which run is whose, which was left by a dead controller, when a reaper last passed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import sqlalchemy as sa
+
+from tasks.domain.lifecycle import LedgerError, Liveness
+from tasks.ledger.controller import hostname, liveness, this_process
+from tasks.ledger.schema import heartbeats, server_runs
+from tasks.ledger.store import Store
+
+
+class RunState(StrEnum):
+    RUNNING = "running"
+    LANDED = "landed"  # its rows are in the lake
+    INTERRUPTED = "interrupted"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerRun:
+    """One server run. spool_path: where its events are kept until they have landed. host and pid are for people."""
+
+    server_run_id: str
+    sweep_id: str
+    server: str
+    vendor: str
+    state: RunState
+    spool_path: str
+    started_unix_s: float
+    ended_unix_s: float | None
+    controller: str
+    host: str
+    pid: int
+
+
+class ServerRuns(Store):
+    def begin_run(
+        self, server_run_id: str, *, sweep_id: str, server: str, vendor: str, spool_path: str = ""
+    ) -> ServerRun:
+        """Record that this process runs it. One that was interrupted, or whose controller is dead, is taken over.
+
+        Raises LedgerError when it has landed, or when another controller that may be alive runs it.
+        """
+        values = {
+            "sweep_id": sweep_id,
+            "server": server,
+            "vendor": vendor,
+            "spool_path": spool_path,
+            "state": RunState.RUNNING.value,
+            "started_unix_s": self.now(),
+            "ended_unix_s": None,
+            "controller": self.controller,
+            "host": hostname(),
+            "pid": this_process().pid,
+        }
+        with self._transaction() as conn:
+            old = _find(conn, server_run_id)
+            if old is None:
+                conn.execute(server_runs.insert().values(server_run_id=server_run_id, **values))
+            else:
+                _check_free(old, self.controller)
+                mine = sa.and_(
+                    server_runs.c.server_run_id == server_run_id,
+                    server_runs.c.state == old.state.value,
+                    server_runs.c.controller == old.controller,
+                )
+                if conn.execute(server_runs.update().where(mine).values(**values)).rowcount != 1:
+                    raise LedgerError(f"The server run {server_run_id} was taken over by another controller just now.")
+            return _read(conn, server_run_id)
+
+    def end_run(self, server_run_id: str, state: RunState) -> ServerRun:
+        """Record how it ended. A landed run stays landed."""
+        with self._transaction() as conn:
+            conn.execute(
+                server_runs.update()
+                .where(server_runs.c.server_run_id == server_run_id, server_runs.c.state != RunState.LANDED.value)
+                .values(state=state.value, ended_unix_s=self.now())
+            )
+            return _read(conn, server_run_id)
+
+    def server_run(self, server_run_id: str) -> ServerRun | None:
+        with self._transaction(write=False) as conn:
+            return _find(conn, server_run_id)
+
+    def server_runs(self, sweep_id: str | None = None) -> tuple[ServerRun, ...]:
+        query = sa.select(server_runs).order_by(server_runs.c.started_unix_s, server_runs.c.server_run_id)
+        if sweep_id is not None:
+            query = query.where(server_runs.c.sweep_id == sweep_id)
+        with self._transaction(write=False) as conn:
+            return tuple(_to_run(found) for found in conn.execute(query).mappings())
+
+    def abandoned_runs(self, sweep_id: str | None = None) -> tuple[ServerRun, ...]:
+        """Runs that count as running although their controller is provably dead."""
+        return tuple(
+            run
+            for run in self.server_runs(sweep_id)
+            if run.state is RunState.RUNNING and liveness(run.controller) is Liveness.DEAD
+        )
+
+    def ended_runs(self) -> frozenset[str]:
+        """Ids of the runs that need no server any more."""
+        query = sa.select(server_runs.c.server_run_id).where(server_runs.c.state != RunState.RUNNING.value)
+        with self._transaction(write=False) as conn:
+            return frozenset(conn.execute(query).scalars())
+
+    def beat(self, reaper_id: str, vendors: tuple[str, ...]) -> None:
+        """A reaper has passed over these vendors with a complete listing of each."""
+        with self._transaction() as conn:
+            for vendor in vendors:
+                conn.execute(
+                    sa.text(
+                        "INSERT INTO heartbeats (reaper_id, vendor, unix_s) VALUES (:reaper_id, :vendor, :unix_s) "
+                        "ON CONFLICT (reaper_id, vendor) DO UPDATE SET unix_s = excluded.unix_s"
+                    ),
+                    {"reaper_id": reaper_id, "vendor": vendor, "unix_s": self.now()},
+                )
+
+    def last_beat(self, vendor: str) -> float | None:
+        """When a reaper last passed over the vendor, in unix seconds; None for never."""
+        query = sa.select(sa.func.max(heartbeats.c.unix_s)).where(heartbeats.c.vendor == vendor)
+        with self._transaction(write=False) as conn:
+            found: float | None = conn.execute(query).scalar()
+        return found
+
+
+def _check_free(old: ServerRun, controller: str) -> None:
+    if old.state is RunState.LANDED:
+        raise LedgerError(
+            f"The server run {old.server_run_id} has landed already.", next_step="Start a new server run."
+        )
+    if old.state is RunState.RUNNING and old.controller != controller:
+        found = liveness(old.controller)
+        if found is not Liveness.DEAD:
+            raise LedgerError(
+                f"The server run {old.server_run_id} belongs to process {old.pid} on {old.host} ({found.value}).",
+                next_step="Wait for it to end. If that host is gone for good, end the run there or start a new one.",
+            )
+
+
+def _find(conn: sa.Connection, server_run_id: str) -> ServerRun | None:
+    found = conn.execute(sa.select(server_runs).where(server_runs.c.server_run_id == server_run_id)).mappings().first()
+    return None if found is None else _to_run(found)
+
+
+def _read(conn: sa.Connection, server_run_id: str) -> ServerRun:
+    run = _find(conn, server_run_id)
+    if run is None:
+        raise LedgerError(f"The ledger has no server run {server_run_id}.")
+    return run
+
+
+def _to_run(found: sa.RowMapping) -> ServerRun:
+    values: dict[str, Any] = dict(found)
+    return ServerRun(**{**values, "state": RunState(values["state"])})

@@ -1,0 +1,130 @@
+"""The ledger's database: one transaction per call, committed to disk before the call returns."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.pool import NullPool
+
+from tasks.domain.errors import ConfigError
+from tasks.domain.lifecycle import LedgerError, StaleRowError
+from tasks.ledger import schema
+from tasks.ledger.controller import this_process
+
+BUSY_TIMEOUT_S = 30.0
+URL_VARIABLE = "TOKENSWEEP_LEDGER_URL"
+
+
+def ledger_url(state_dir: Path, environ: Mapping[str, str] = os.environ) -> str:
+    """The ledger's URL: $TOKENSWEEP_LEDGER_URL, or SQLite in the state folder."""
+    return environ.get(URL_VARIABLE) or f"sqlite:///{state_dir.absolute() / 'ledger.sqlite'}"
+
+
+class Store:
+    """A connection factory and its transactions. Any number of processes and threads may use one ledger.
+
+    SQLite runs in WAL mode with synchronous=FULL, so a commit is on disk when it returns; it needs a local disk,
+    and several hosts need PostgreSQL. Raises LedgerError when the ledger cannot be opened.
+    """
+
+    def __init__(self, url: str, *, now: Callable[[], float] = time.time) -> None:
+        self.url = sa.engine.make_url(url)
+        self.now = now
+        self._engine = _engine(self.url)
+        with self._transaction(write=False) as conn:
+            if self.url.get_backend_name() == "sqlite":
+                self._check_pages(conn)
+            found = schema.version(conn)
+        if found != schema.newest():  # so that a full disk can still be read
+            with self._transaction() as conn:
+                if self.url.get_backend_name() == "postgresql":
+                    conn.execute(sa.text("SELECT pg_advisory_xact_lock(7305112)"))  # any number, always the same
+                schema.migrate(conn, now())
+        with self._transaction(write=False) as conn:
+            self.ledger_id: str = conn.execute(sa.select(schema.identity.c.ledger_id)).scalar_one()
+
+    @property
+    def controller(self) -> str:
+        """The tag of this process, which owns what it creates."""
+        return this_process().tag()
+
+    @contextmanager
+    def _transaction(self, *, write: bool = True) -> Iterator[sa.Connection]:
+        """Everything inside is committed together, or not at all. Database errors become LedgerError."""
+        try:
+            with self._engine.connect() as conn:
+                conn = conn.execution_options(tokensweep_write=write)
+                with conn.begin():
+                    yield conn
+        except sa.exc.IntegrityError as exc:
+            raise StaleRowError(f"The ledger already has this record: {exc.orig}.") from exc
+        except sa.exc.SQLAlchemyError as exc:
+            raise self._unusable(exc) from exc
+
+    def _check_pages(self, conn: sa.Connection) -> None:
+        damage = conn.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
+        if damage != "ok":
+            raise self._unusable(damage)
+
+    def _unusable(self, exc: sa.exc.SQLAlchemyError | str) -> LedgerError:
+        cause = getattr(exc, "orig", None) or exc
+        return LedgerError(
+            f"The ledger {self.url.render_as_string()} cannot be used: {cause}.",
+            reason="ledger_unusable",
+            next_step="Nothing is created without it. Free the disk or mend the file; if it is corrupt, move it "
+            "away: the reaper finds what is ours by its tags.",
+        )
+
+
+def _engine(url: sa.URL) -> sa.Engine:
+    if url.get_backend_name() != "sqlite":
+        try:
+            return sa.create_engine(url, pool_pre_ping=True, pool_size=5, max_overflow=20)
+        except ModuleNotFoundError as exc:
+            raise ConfigError(
+                f"The ledger {url.render_as_string()} needs a database driver that is not installed: {exc}.",
+                next_step="For PostgreSQL install psycopg (pip install 'psycopg[binary]').",
+            ) from exc
+    if not url.database or url.database == ":memory:":
+        raise ConfigError(
+            f"The ledger {url} would be lost with the process.", next_step="Give sqlite:////a/path/ledger.sqlite."
+        )
+    try:
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise LedgerError(
+            f"The folder of the ledger {url} cannot be made: {exc}.", next_step="Nothing is created without a ledger."
+        ) from exc
+    # No pool: a connection that is kept would be shared with forked children, which corrupts SQLite files.
+    engine = sa.create_engine(url, poolclass=NullPool, connect_args={"timeout": BUSY_TIMEOUT_S})
+    sa.event.listen(engine, "connect", _set_up_sqlite)
+    sa.event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _set_up_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # sqlite3's own BEGIN is deferred; _begin_sqlite says what we need
+    deadline_s = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+                connection.execute("PRAGMA journal_mode=WAL")
+            break
+        except connection.OperationalError as exc:
+            # The change to WAL ignores the busy timeout, and two processes may open a new ledger at once.
+            if "locked" not in str(exc) or time.monotonic() > deadline_s:
+                raise
+            time.sleep(0.01)
+    connection.execute("PRAGMA synchronous=FULL")
+
+
+def _begin_sqlite(conn: sa.Connection) -> None:
+    """A writer takes the lock before it reads, so that what it read still holds when it writes."""
+    write = conn.get_execution_options().get("tokensweep_write", True)
+    conn.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
