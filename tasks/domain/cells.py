@@ -40,7 +40,6 @@ class Reason(str, Enum):
     MEMORY = "memory"
     VRAM = "vram"
     DISK = "disk"
-    CONTEXT_TOO_SHORT = "context_too_short"
     # failed
     DOWNLOAD_DEAD = "download_dead"
     DOWNLOAD_FAILED = "download_failed"
@@ -73,7 +72,6 @@ OUTCOME_OF: dict[Reason, Outcome] = {
     Reason.MEMORY: Outcome.INFEASIBLE,
     Reason.VRAM: Outcome.INFEASIBLE,
     Reason.DISK: Outcome.INFEASIBLE,
-    Reason.CONTEXT_TOO_SHORT: Outcome.INFEASIBLE,
     Reason.DOWNLOAD_DEAD: Outcome.FAILED,
     Reason.DOWNLOAD_FAILED: Outcome.FAILED,
     Reason.CHECKSUM: Outcome.FAILED,

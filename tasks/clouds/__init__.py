@@ -1,0 +1,1 @@
+"""One module per vendor behind the small protocol of `base.py`."""

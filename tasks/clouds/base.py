@@ -1,0 +1,203 @@
+"""The protocol that every vendor module satisfies: create, get, list_owned, delete, classify, catalog.
+
+Nothing else is vendor-specific. Retries, fallback to another zone, the ledger, the proof of deletion and
+SSH are shared code (`lifecycle.py`, `tasks/remote`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from enum import StrEnum
+from typing import Protocol
+
+from tasks.domain.errors import (
+    AmbiguousError,
+    AuthError,
+    CapacityError,
+    ProviderError,
+    QuotaError,
+    RateLimitedError,
+    UnsupportedError,
+)
+
+OWNER_TAG = "tokensweep-owner"
+INTENT_TAG = "tokensweep-intent"
+DEADLINE_TAG = "tokensweep-deadline"  # absolute, unix seconds
+SWEEP_TAG = "tokensweep-sweep"
+OWNER = "tokensweep"
+
+
+class ErrorKind(StrEnum):
+    CAPACITY = "capacity"
+    QUOTA = "quota"
+    RATE_LIMITED = "rate_limited"
+    AUTH = "auth"
+    UNSUPPORTED = "unsupported"
+    EXISTS = "exists"
+    NOT_FOUND = "not_found"
+    DELETE_BLOCKED = "delete_blocked"
+    UNKNOWN = "unknown"
+
+
+class Scope(StrEnum):
+    """How far an error reaches: what must not be tried again."""
+
+    ZONE = "zone"
+    REGION = "region"
+    SERVER_TYPE = "server_type"
+    VENDOR = "vendor"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classified:
+    """What an exception of a vendor's SDK means. `may_exist`: the resource may have been created all the same."""
+
+    kind: ErrorKind
+    scope: Scope
+    may_exist: bool
+    code: str
+    message: str
+
+    def to_error(self, subject: str) -> ProviderError:
+        cls: type[ProviderError] = {
+            ErrorKind.CAPACITY: CapacityError,
+            ErrorKind.QUOTA: QuotaError,
+            ErrorKind.RATE_LIMITED: RateLimitedError,
+            ErrorKind.AUTH: AuthError,
+            ErrorKind.UNSUPPORTED: UnsupportedError,
+        }.get(self.kind, AmbiguousError if self.may_exist else ProviderError)
+        return cls(f"{subject}: {self.message}", reason=self.code or self.kind.value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traits:
+    """What is always true of a vendor. Sources are in docs/vendors.md."""
+
+    stopped_bills: bool
+    billing_minimum_s: int
+    billing_increment_s: int
+    unique_names: bool
+    idempotency_token: bool
+    native_ttl: bool
+    visibility_lag_s: float
+    regions_are_zones: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerType:
+    """What a vendor sells. `places` are zones or regions, cheapest first."""
+
+    vendor: str
+    name: str
+    vcpus: int
+    memory_bytes: int
+    disk_bytes: int
+    arch: str
+    places: tuple[str, ...]
+    price_per_hour: Decimal
+    currency: str
+    price_source: str
+    price_read_unix_s: float
+    gpus: int = 0
+    gpu_model: str = ""
+    link_bytes_per_s: float = 0.0
+    exclusive: tuple[str, ...] = ()
+    """Names of scarce things that it occupies (`local`: CPUs), so that a plan can tell what fits at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CreateSpec:
+    """Everything a create needs. `name` and `token` derive from the intent, so a second call finds the first."""
+
+    intent_id: str
+    name: str
+    token: str
+    server_type: str
+    place: str
+    deadline_unix_s: float
+    sweep_id: str
+    server_run_id: str
+    client_public_key: str
+    host_private_key: str
+    host_public_key: str
+    disk_bytes: int = 0
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ref:
+    """Names one resource. `cloud_id` is the vendor's immutable id, or "" while it is not known."""
+
+    vendor: str
+    place: str
+    name: str
+    cloud_id: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resource:
+    """One resource as the vendor shows it. kind: server, disk, ip, nic, key, group, process, cgroup, …"""
+
+    vendor: str
+    place: str
+    name: str
+    cloud_id: str
+    kind: str
+    state: str  # pending | running | stopping | stopped | terminated
+    tags: dict[str, str]
+    created_unix_s: float
+    address: str = ""
+    ssh_port: int = 22
+    username: str = "root"
+    usd_per_hour: Decimal = Decimal(0)
+
+    def ref(self) -> Ref:
+        return Ref(vendor=self.vendor, place=self.place, name=self.name, cloud_id=self.cloud_id)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """All that is ours. An incomplete listing proves nothing about what it lacks."""
+
+    vendor: str
+    resources: tuple[Resource, ...]
+    complete: bool
+    read_unix_s: float
+    places: tuple[str, ...]
+    problems: tuple[str, ...] = ()
+
+
+class Cloud(Protocol):
+    vendor: str
+    traits: Traits
+
+    def catalog(self) -> Sequence[ServerType]:
+        """Every server type, with its places and price."""
+        ...
+
+    def create(self, spec: CreateSpec) -> Resource:
+        """Ask for the server and return as soon as the vendor has accepted it; it may still be pending.
+
+        Raises whatever the SDK raises; `classify` says what it means. A second call with the same spec
+        returns or finds the first server where the vendor can tell, and never makes a second one there.
+        """
+        ...
+
+    def get(self, ref: Ref) -> Resource | None:
+        """The server as it is now, or None when the vendor says that there is none."""
+        ...
+
+    def list_owned(self) -> Listing:
+        """Every resource of ours in every place, side resources included."""
+        ...
+
+    def delete(self, ref: Ref) -> None:
+        """Ask for deletion of the server and all that it brought; returns when that is accepted.
+
+        Deleting what is gone already is silent. A second call is harmless.
+        """
+        ...
+
+    def classify(self, exc: BaseException) -> Classified: ...

@@ -1,0 +1,109 @@
+"""Presets: named sweeps, one YAML file each in `deployments/presets/`.
+
+A preset says what to measure where; it never holds credentials. Its content decides the sweep's id, so the
+same preset on the same engine and models takes up where it stopped, and a changed one is another sweep.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from tasks.domain.classic import CLASSIC_MIN_TOK_PER_S
+from tasks.domain.errors import ConfigError
+from tasks.domain.policies import POLICIES, policy_for
+from tasks.domain.run_plan import LadderStep
+
+Vendor = Literal["local"]
+Tokens = Annotated[int, Field(gt=0, le=1_000_000)]
+
+
+class Step(BaseModel):
+    """One length with its own gate, where the default table has none for it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    n_tokens: Tokens
+    min_tok_per_s: float = Field(gt=0)
+
+
+class Preset(BaseModel):
+    """A sweep. `servers: []` means the vendor's default selection."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")
+    description: str = ""
+    vendor: Vendor = "local"
+    servers: tuple[str, ...] = ()
+    models: tuple[str, ...] = Field(min_length=1)
+    weights: Literal["real", "random"] = "random"
+    pp: tuple[Tokens | Step, ...] = ()
+    tg: tuple[Tokens | Step, ...] = ()
+    policy: str = "dynamic"
+    policy_options: dict[str, float | int | bool] = Field(default_factory=dict)
+    guard: Literal["off", "pause", "auto"] = "auto"
+    max_usd: Decimal = Field(gt=0)
+    max_usd_per_server: Decimal = Field(gt=0)
+    deadline_s: float = Field(gt=0, le=86_400, description="hard end of one server run")
+    max_parallel: int = Field(default=1, ge=1, le=100)
+
+    @model_validator(mode="after")
+    def _known_policy(self) -> Preset:
+        if self.policy not in POLICIES:
+            raise ValueError(f"policy {self.policy!r} is unknown; known: {', '.join(sorted(POLICIES))}")
+        policy_for(self.policy, self.policy_options)
+        if not self.pp and not self.tg:
+            raise ValueError("a ladder needs at least one length in pp or tg")
+        self.ladder()
+        return self
+
+    def ladder(self) -> tuple[LadderStep, ...]:
+        """The steps with their gates; the predecessor's table fills in gates that the preset does not give."""
+        steps = []
+        for task, lengths in (("pp", self.pp), ("tg", self.tg)):
+            for length in lengths:
+                if isinstance(length, Step):
+                    steps.append(LadderStep(task, length.n_tokens, length.min_tok_per_s))
+                elif length in CLASSIC_MIN_TOK_PER_S[task]:
+                    steps.append(LadderStep(task, length, CLASSIC_MIN_TOK_PER_S[task][length]))
+                else:
+                    known = sorted(CLASSIC_MIN_TOK_PER_S[task])
+                    raise ValueError(
+                        f"{task}{length} has no default gate (known: {known}); "
+                        f"write it as {{n_tokens: {length}, min_tok_per_s: ...}}"
+                    )
+        return tuple(sorted(set(steps), key=lambda s: (s.task, s.n_tokens)))
+
+    def sweep_id(self, engine: str, label: str = "") -> str:
+        """Identifies the sweep: the same preset, engine and label give the same id."""
+        what = self.model_dump(mode="json", exclude={"description", "max_parallel", "max_usd"})
+        text = json.dumps([what, engine, label], sort_keys=True)
+        return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def load_preset(name: str, folder: Path, overrides: dict[str, Any] | None = None) -> Preset:
+    """Read a preset by name, or by path to a YAML file. Raises ConfigError that names file and field."""
+    path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
+    if not path.is_file():
+        known = sorted(p.stem for p in folder.glob("*.yaml"))
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"Did you mean {near[0]!r}?" if near else f"Known presets: {', '.join(known) or 'none'}."
+        raise ConfigError(f"There is no preset {name!r} ({path}).", next_step=hint)
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as exc:
+        raise ConfigError(f"Preset {path} is not valid YAML: {exc}", next_step="Mend the file and try again.") from exc
+    if not isinstance(raw, dict):
+        raise ConfigError(f"Preset {path} must be a mapping of field to value.", next_step="See docs/presets.md.")
+    try:
+        return Preset.model_validate({"name": path.stem, **raw, **(overrides or {})})
+    except ValidationError as exc:
+        problems = "; ".join(f"{'.'.join(str(x) for x in e['loc']) or 'preset'}: {e['msg']}" for e in exc.errors())
+        raise ConfigError(f"Preset {path}: {problems}.", next_step="Nothing was started.") from exc

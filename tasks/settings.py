@@ -1,0 +1,56 @@
+"""Where things are and how they are reached: environment variables `TOKENSWEEP_*`, nothing else.
+
+What to measure is in presets (`tasks/presets.py`); which models exist is in `tasks/models/models.toml`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+class Settings(BaseSettings):
+    """All paths default to folders of the checkout (`var/`) and of the user's cache (`~/.cache/tokensweep`)."""
+
+    model_config = SettingsConfigDict(env_prefix="TOKENSWEEP_", extra="ignore")
+
+    home: Path = Field(default=CHECKOUT / "var", description="lake, ledger, spool and local servers")
+    lake: str = Field(default="", description="folder of the lake; default <home>/lake")
+    ledger_url: str = Field(default="", description="SQLAlchemy URL; default SQLite at <home>/ledger.sqlite")
+    cache: Path | None = Field(default=None, description="runtimes and made models; default ~/.cache/tokensweep")
+    presets: Path = Field(default=CHECKOUT / "deployments" / "presets")
+    local_isolation: Literal["auto", "microvm", "loopback"] = "auto"
+    connect_timeout_s: float = 120.0
+    reconnect_give_up_s: float = 300.0
+
+    @property
+    def lake_root(self) -> str:
+        return self.lake or str(self.home / "lake")
+
+    @property
+    def ledger(self) -> str:
+        return self.ledger_url or f"sqlite:///{self.home / 'ledger.sqlite'}"
+
+    @property
+    def spool_dir(self) -> Path:
+        return self.home / "spool"
+
+    @property
+    def local_state_dir(self) -> Path:
+        return self.home / "local"
+
+    @property
+    def cache_dir(self) -> Path:
+        return self.cache or _default_cache()
+
+
+def _default_cache() -> Path:
+    import os
+
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "tokensweep"
