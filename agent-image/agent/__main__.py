@@ -1,0 +1,7 @@
+"""`python3 agent.pyz COMMAND ...`"""
+
+import sys
+
+from agent.cli import main
+
+sys.exit(main())

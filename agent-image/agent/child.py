@@ -1,0 +1,134 @@
+"""Child processes of the agent: this same program with another command, and what every child is given."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import IO, Any, Callable
+
+import agent
+
+PR_SET_PDEATHSIG = 1
+READ_BYTES = 65536
+OOM_FIRST = "1000"
+
+
+def agent_command(command: str) -> tuple[list[str], dict[str, str]]:
+    """How to run this program again, from its archive or from the source tree; arguments and environment."""
+    package = Path(agent.__file__).resolve().parent
+    if package.parent.is_file():
+        return [sys.executable, "-I", "-S", str(package.parent), command], dict(os.environ)
+    import tasks
+
+    roots = [str(package.parent), str(Path(str(tasks.__file__)).resolve().parent.parent)]
+    return [sys.executable, "-S", "-m", "agent", command], {**os.environ, "PYTHONPATH": os.pathsep.join(roots)}
+
+
+def child_setup() -> Callable[[], None]:
+    """What a child does before its program starts: die with the agent, and be the first to go when memory ends."""
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    parent = os.getpid()
+
+    def setup() -> None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+        try:
+            with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+                file.write(OOM_FIRST)
+        except OSError:
+            pass
+
+    return setup
+
+
+class OutputPipe:
+    """The reading end of a child's pipe, without blocking. `ended` is true once the other end is closed."""
+
+    def __init__(self, file: IO[bytes] | None) -> None:
+        if file is None:
+            raise ValueError("the child was started without this pipe")
+        self._file = file
+        self.ended = False
+        os.set_blocking(file.fileno(), False)
+
+    def fileno(self) -> int:
+        return self._file.fileno()
+
+    def read(self) -> bytes:
+        """What is in the pipe now."""
+        blocks = []
+        while not self.ended:
+            try:
+                block = os.read(self._file.fileno(), READ_BYTES)
+            except BlockingIOError:
+                break
+            self.ended = not block
+            blocks.append(block)
+        return b"".join(blocks)
+
+    def close(self) -> None:
+        self.ended = True
+        self._file.close()
+
+
+def exit_status(returncode: int) -> int:
+    """As a shell counts: 128+n after signal n."""
+    return returncode if returncode >= 0 else 128 - returncode
+
+
+class Child:
+    """This program with another command: values to its stdin, JSON lines from its stdout, text from its stderr."""
+
+    def __init__(self, command: str, values: dict[str, Any]) -> None:
+        argv, environment = agent_command(command)
+        self.process = subprocess.Popen(
+            argv,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            start_new_session=True,
+            preexec_fn=child_setup(),
+        )
+        self.stdout = OutputPipe(self.process.stdout)
+        self._stderr_pipe = OutputPipe(self.process.stderr)
+        self._rest = b""
+        self._stderr = b""
+        try:
+            if self.process.stdin is not None:
+                self.process.stdin.write(json.dumps(values).encode())
+                self.process.stdin.close()
+        except BrokenPipeError:
+            pass  # its end is noticed like any other
+
+    @property
+    def ended(self) -> bool:
+        return self.process.poll() is not None
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The complete lines that arrived since the last call."""
+        *lines, self._rest = (self._rest + self.stdout.read()).split(b"\n")
+        self._stderr = (self._stderr + self._stderr_pipe.read())[-2000:]
+        return [json.loads(line) for line in lines if line]
+
+    def stderr_tail(self) -> str:
+        return self._stderr.decode(errors="replace")[-500:]
+
+    def send(self, number: int) -> None:
+        """Signal the child; silent when it has ended."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+
+    def close(self) -> None:
+        """Kill it if it lives, and let go of its pipes."""
+        self.send(signal.SIGKILL)
+        self.process.wait()
+        self.stdout.close()
+        self._stderr_pipe.close()

@@ -1,0 +1,283 @@
+"""The event loop of one server run: feeds the conductor, carries out its actions, writes everything down.
+
+It decides nothing. One thread; whatever may block (downloads, headers, nvidia-smi) is a process of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+from pathlib import Path
+from typing import Any, Callable
+
+from agent.bench import Bench, bench_argv, bench_environment
+from agent.child import Child, OutputPipe, exit_status
+from agent.eventlog import EventLog
+from agent.gpu import GpuStream
+from agent.lifecycle import STOP_REASON_FILE
+from agent.limits import read_text
+from agent.model_fetch import ModelFetch, remove_model
+from agent.phases import Phases
+from agent.telemetry import Telemetry
+from tasks.domain import actions as act
+from tasks.domain.cells import Reason
+from tasks.domain.conductor import Conductor
+from tasks.domain.errors import AgentError
+from tasks.domain.events import (
+    BenchRow,
+    Cancelled,
+    Event,
+    HeaderFailed,
+    HeaderRead,
+    Probed,
+    Tick,
+    event_to_dict,
+)
+from tasks.domain.run_plan import ModelSpec, RunPlan
+
+TICK_S = 1.0
+LEAST_WAIT_S = 0.01
+MAX_ROUNDS = 1000
+MODELS_FOLDER = "models"
+
+
+class Driver:
+    """Carries out one plan. `options` are passed to every fetch (see FetchSpec)."""
+
+    def __init__(
+        self,
+        plan: RunPlan,
+        conductor: Conductor,
+        log: EventLog,
+        *,
+        run_dir: Path,
+        runtime_dir: Path,
+        clock: Callable[[], float],
+        options: dict[str, Any],
+    ) -> None:
+        self.rows: dict[Any, BenchRow] = {}
+        self._plan = plan
+        self._conductor = conductor
+        self._log = log
+        self._run_dir = run_dir
+        self._runtime_dir = runtime_dir
+        self._clock = clock
+        self._options = options
+        self._models: dict[str, ModelSpec] = {m.name: m for m in plan.models}
+        self._fetches: dict[str, ModelFetch] = {}
+        self._headers: dict[str, Child] = {}
+        self._bench: Bench | None = None
+        self._phases = Phases()
+        self._telemetry = Telemetry()
+        self._selector = selectors.DefaultSelector()
+        self._gpus = GpuStream()
+        self._finish_reason = ""
+        self._actions: dict[type[act.Action], Callable[[Any], None]] = {
+            act.ReadHeader: self._read_header,
+            act.StartDownload: self._start_download,
+            act.PauseDownload: self._pause_download,
+            act.ResumeDownload: self._resume_download,
+            act.AbortDownload: self._abort_download,
+            act.RemoveModel: self._remove_model,
+            act.StartBench: self._start_bench,
+            act.AbortBench: self._abort_bench,
+            act.Finish: self._finish,
+        }
+
+    def run(self, probed: Probed) -> str:
+        """Drive until the conductor finishes; returns its reason. Nothing that was started is left running."""
+        signals = self._catch_signals()
+        try:
+            if self._gpus.pipe is not None:
+                self._watch(self._gpus.pipe, self._gpus.read)
+            self._on(probed)
+            next_tick_s = self._clock()
+            while True:
+                self._obey()
+                if self._finish_reason:
+                    return self._finish_reason
+                self._wait(next_tick_s, signals)
+                if self._clock() >= next_tick_s:
+                    next_tick_s = max(next_tick_s + TICK_S, self._clock())
+                    self._tick()
+        finally:
+            self._end_children()
+
+    def _on(self, event: Event) -> None:
+        """An event: into the log first, then to the conductor, then what the conductor decided on it."""
+        self._log.append(type(event).__name__, {k: v for k, v in event_to_dict(event).items() if k != "kind"})
+        for phase in self._phases.on(event):
+            self._log.append("Phase", phase)
+        if isinstance(event, BenchRow):
+            self.rows[event.cell] = event
+        self._conductor.on(event)
+        self._record_decisions()
+
+    def _record_decisions(self) -> None:
+        for decision in self._conductor.drain_decisions():
+            self._log.append("Decision", dict(vars(decision)))
+
+    def _obey(self) -> None:
+        """Carry out actions until the conductor has none left."""
+        for _ in range(MAX_ROUNDS):
+            actions = self._conductor.next(self._clock())
+            self._record_decisions()
+            if not actions:
+                return
+            for action in actions:
+                self._actions[type(action)](action)
+                if self._finish_reason:
+                    return
+        raise AgentError(f"The conductor asked for actions {MAX_ROUNDS} times without waiting; last: {actions!r}.")
+
+    # ---- waiting -------------------------------------------------------------------------------------
+
+    def _catch_signals(self) -> int:
+        """Signals as bytes in a pipe: SIGTERM and SIGINT cancel, SIGCHLD only wakes the loop."""
+        reader, writer = os.pipe()
+        for fd in (reader, writer):
+            os.set_blocking(fd, False)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+            signal.signal(number, lambda *_: None)
+        self._selector.register(reader, selectors.EVENT_READ)
+        return reader
+
+    def _watch(self, pipe: OutputPipe, on_ready: Callable[[], None]) -> None:
+        self._selector.register(pipe.fileno(), selectors.EVENT_READ, (pipe, on_ready))
+
+    def _unwatch(self, pipe: OutputPipe) -> None:
+        if pipe.fileno() in self._selector.get_map():
+            self._selector.unregister(pipe.fileno())
+
+    def _wait(self, until_s: float, signals: int) -> None:
+        """Sleep until a child speaks or ends, a signal comes, or something is due; pass on what happened."""
+        wake_s = self._conductor.next_wake_s(self._clock())
+        due_s = until_s if wake_s is None else min(until_s, wake_s)
+        for key, _ in self._selector.select(max(LEAST_WAIT_S, due_s - self._clock())):
+            if key.fd == signals:
+                numbers = os.read(signals, 4096)
+                if signal.SIGTERM in numbers or signal.SIGINT in numbers:
+                    detail = read_text(str(self._run_dir / STOP_REASON_FILE))
+                    self._on(Cancelled(self._clock(), detail or "the agent was told to stop"))
+            else:
+                pipe, on_ready = key.data
+                on_ready()
+                if pipe.ended:
+                    self._unwatch(pipe)
+        self._reap()
+
+    def _tick(self) -> None:
+        self._on(Tick(self._clock()))
+        values = self._telemetry.sample()
+        if self._gpus.latest:
+            values["gpus"] = self._gpus.latest
+        self._log.append("Telemetry", {"t_s": self._clock(), **values})
+
+    def _reap(self) -> None:
+        """Notice every child that has ended."""
+        if self._bench is not None and self._bench.ended:
+            self._bench_ended(self._bench)
+        for name, fetch in list(self._fetches.items()):
+            if fetch.child.ended:
+                self._unwatch(fetch.child.stdout)
+                events, restarted = fetch.reap(self._clock())
+                if restarted:
+                    self._watch_fetch(fetch)
+                else:
+                    del self._fetches[name]
+                self._pass_on(events)
+        for name, child in list(self._headers.items()):
+            if child.ended:
+                del self._headers[name]
+                self._on(self._header_event(name, child))
+                child.close()
+
+    def _bench_ended(self, bench: Bench) -> None:
+        for pipe in bench.pipes:
+            self._unwatch(pipe)
+        self._bench = None
+        self._telemetry.watch(0)
+        self._pass_on(bench.reap(self._clock()))
+
+    def _end_children(self) -> None:
+        if self._bench is not None:
+            self._bench.abort()
+            self._bench.reap(self._clock())
+        for fetch in self._fetches.values():
+            fetch.child.close()
+        for child in self._headers.values():
+            child.close()
+        self._gpus.close()
+
+    # ---- actions -------------------------------------------------------------------------------------
+
+    def _model_path(self, name: str) -> Path:
+        return self._run_dir / MODELS_FOLDER / self._models[name].file
+
+    def _read_header(self, action: act.ReadHeader) -> None:
+        model = self._models[action.model]
+        values = {"urls": model.urls, "bytes": model.bytes}
+        values.update({k: v for k, v in self._options.items() if k in ("stall_s", "dead_s")})
+        self._phases.begin("header", model.name, self._clock())
+        self._headers[model.name] = Child("header", values)  # its end wakes the loop, and is when it is read
+
+    def _header_event(self, name: str, child: Child) -> Event:
+        lines = child.lines()
+        if lines and lines[-1]["kind"] == "header":
+            return HeaderRead(self._clock(), name, lines[-1]["header"])
+        if lines:
+            return HeaderFailed(self._clock(), name, lines[-1]["reason"], lines[-1]["detail"])
+        rc = exit_status(child.process.returncode)
+        detail = f"the header process ended with rc {rc}. {child.stderr_tail()}".strip()
+        return HeaderFailed(self._clock(), name, Reason.DOWNLOAD_FAILED.value, detail)
+
+    def _start_download(self, action: act.StartDownload) -> None:
+        model = self._models[action.model]
+        self._fetches[model.name] = fetch = ModelFetch(model, self._model_path(model.name), self._options)
+        self._watch_fetch(fetch)
+
+    def _watch_fetch(self, fetch: ModelFetch) -> None:
+        self._watch(fetch.child.stdout, lambda: self._pass_on(fetch.read(self._clock())))
+
+    def _pause_download(self, action: act.PauseDownload) -> None:
+        if action.model in self._fetches:
+            self._pass_on(self._fetches[action.model].pause(self._clock()))
+
+    def _resume_download(self, action: act.ResumeDownload) -> None:
+        if action.model in self._fetches:
+            self._pass_on(self._fetches[action.model].resume(self._clock()))
+
+    def _abort_download(self, action: act.AbortDownload) -> None:
+        fetch = self._fetches.pop(action.model, None)
+        if fetch is not None:
+            self._unwatch(fetch.child.stdout)
+            self._pass_on(fetch.abort(self._clock()))
+
+    def _pass_on(self, events: list[Event]) -> None:
+        for event in events:
+            self._on(event)
+
+    def _remove_model(self, action: act.RemoveModel) -> None:
+        remove_model(self._model_path(action.model))
+
+    def _start_bench(self, action: act.StartBench) -> None:
+        if self._bench is not None:
+            raise AgentError(f"The conductor started {action.model} while {self._bench.start.model} was running.")
+        argv = bench_argv(self._runtime_dir, self._model_path(action.model), action, self._plan.n_threads)
+        self._bench = bench = Bench(action, argv, bench_environment(self._runtime_dir, action.build))
+        self._on(bench.started(self._clock()))
+        if bench.process is None:
+            self._bench_ended(bench)
+            return
+        self._telemetry.watch(bench.process.pid)
+        for pipe in bench.pipes:
+            self._watch(pipe, lambda: self._pass_on(bench.read(self._clock())))
+
+    def _abort_bench(self, action: act.AbortBench) -> None:
+        if self._bench is not None:
+            self._bench.abort()
+
+    def _finish(self, action: act.Finish) -> None:
+        self._finish_reason = action.reason or "finished"

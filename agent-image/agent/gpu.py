@@ -1,0 +1,139 @@
+"""NVIDIA GPUs through nvidia-smi: what there is, and a stream of how it is used."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from typing import Any
+
+from agent.child import OutputPipe, child_setup
+
+LIST_FIELDS = (
+    "index", "name", "uuid", "driver_version", "memory.total", "memory.free", "compute_cap", "pcie.link.gen.current",
+    "pcie.link.width.current", "power.limit", "ecc.mode.current", "mig.mode.current", "vbios_version",
+)  # fmt: skip
+USE_FIELDS = (
+    "index", "utilization.gpu", "memory.used", "memory.free", "clocks.sm", "clocks.mem", "power.draw",
+    "temperature.gpu", "clocks_throttle_reasons.active",
+)  # fmt: skip
+MIB = 1 << 20
+LIST_TIMEOUT_S = 20.0
+
+
+def _fields(line: str, names: tuple[str, ...]) -> dict[str, str] | None:
+    values = [value.strip() for value in line.split(",")]
+    return dict(zip(names, values)) if len(values) == len(names) else None
+
+
+def _number(text: str) -> float | None:
+    """nvidia-smi writes "[N/A]", "[Not Supported]" or "[Unknown Error]" where it has none."""
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _bytes(text: str) -> int | None:
+    mib = _number(text)
+    return None if mib is None else int(mib * MIB)
+
+
+def parse_list(text: str) -> list[dict[str, Any]]:
+    """The output of `nvidia-smi --query-gpu=LIST_FIELDS --format=csv,noheader,nounits`."""
+    gpus = []
+    for line in text.splitlines():
+        raw = _fields(line, LIST_FIELDS)
+        if raw is None:
+            continue
+        gpus.append(
+            {
+                "index": int(raw["index"]),
+                "name": raw["name"],
+                "uuid": raw["uuid"],
+                "driver_version": raw["driver_version"],
+                "compute_capability": raw["compute_cap"],
+                "memory_total_bytes": _bytes(raw["memory.total"]),
+                "memory_free_bytes": _bytes(raw["memory.free"]),
+                "pcie_gen": _number(raw["pcie.link.gen.current"]),
+                "pcie_width": _number(raw["pcie.link.width.current"]),
+                "power_limit_w": _number(raw["power.limit"]),
+                "ecc": raw["ecc.mode.current"],
+                "mig": raw["mig.mode.current"],
+                "vbios_version": raw["vbios_version"],
+            }
+        )
+    return gpus
+
+
+def parse_use(line: str) -> dict[str, Any] | None:
+    """One line of `nvidia-smi --query-gpu=USE_FIELDS`; None for a line that is none."""
+    raw = _fields(line, USE_FIELDS)
+    if raw is None or not raw["index"].isdigit():
+        return None
+    reasons = raw["clocks_throttle_reasons.active"]
+    return {
+        "index": int(raw["index"]),
+        "utilization_pct": _number(raw["utilization.gpu"]),
+        "memory_used_bytes": _bytes(raw["memory.used"]),
+        "memory_free_bytes": _bytes(raw["memory.free"]),
+        "sm_clock_mhz": _number(raw["clocks.sm"]),
+        "memory_clock_mhz": _number(raw["clocks.mem"]),
+        "power_w": _number(raw["power.draw"]),
+        "temperature_c": _number(raw["temperature.gpu"]),
+        "throttle_reasons": int(reasons, 16) if reasons.startswith("0x") else None,
+    }
+
+
+def list_gpus() -> list[dict[str, Any]]:
+    """Every GPU; empty where there is no nvidia-smi or it fails (then `error` is its text, as the only entry)."""
+    if shutil.which("nvidia-smi") is None:
+        return []
+    command = ["nvidia-smi", f"--query-gpu={','.join(LIST_FIELDS)}", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LIST_TIMEOUT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        return [{"error": f"nvidia-smi: {exc}"}]
+    if done.returncode != 0:
+        return [{"error": (done.stdout + done.stderr).strip()[-500:]}]
+    return parse_list(done.stdout)
+
+
+class GpuStream:
+    """One nvidia-smi that prints a line per GPU and second; nothing where there is no nvidia-smi."""
+
+    def __init__(self) -> None:
+        self.latest: list[dict[str, Any]] = []
+        self.pipe: OutputPipe | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._rest = b""
+        if shutil.which("nvidia-smi") is None:
+            return
+        command = ["nvidia-smi", f"--query-gpu={','.join(USE_FIELDS)}", "--format=csv,noheader,nounits", "--loop=1"]
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            start_new_session=True,
+            preexec_fn=child_setup(),
+        )
+        self.pipe = OutputPipe(self._process.stdout)
+
+    def read(self) -> None:
+        """Take in new lines; `latest` has the newest of each GPU."""
+        if self.pipe is None:
+            return
+        *lines, self._rest = (self._rest + self.pipe.read()).split(b"\n")
+        by_index = {gpu["index"]: gpu for gpu in self.latest}
+        for line in lines:
+            gpu = parse_use(line.decode(errors="replace"))
+            if gpu is not None:
+                by_index[gpu["index"]] = gpu
+        self.latest = [by_index[index] for index in sorted(by_index)]
+
+    def close(self) -> None:
+        if self._process is not None and self.pipe is not None:
+            self._process.kill()
+            self._process.wait()
+            self.pipe.close()
