@@ -7,10 +7,10 @@ from tasks.domain.lifecycle import (
     Intent,
     LedgerError,
     LedgerRow,
-    Liveness,
     ResourceState,
     StaleRowError,
 )
+from tasks.domain.reaping import Liveness
 from tasks.ledger.controller import liveness, this_process
 from tasks.ledger.resources import ResourceRows, Spending
 from tasks.ledger.server_runs import RunState, ServerRun, ServerRuns

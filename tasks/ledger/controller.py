@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from tasks.domain.lifecycle import Liveness
+from tasks.domain.reaping import Liveness
 
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # fixed by the kernel (PROC_PID_INIT_INO)
 

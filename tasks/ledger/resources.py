@@ -114,7 +114,7 @@ class ResourceRows(Store):
 
     def absent(self, row: LedgerRow, listed_unix_s: float) -> LedgerRow:
         """Note the first complete listing without it."""
-        return self._change(row, {"absent_since_unix_s": listed_unix_s, "absent_by": self.controller})
+        return self._change(row, {"absent_since_unix_s": listed_unix_s, "absent_by": self.clock})
 
     def present(self, row: LedgerRow) -> LedgerRow:
         """It was seen: an earlier absence was not true."""
@@ -202,6 +202,8 @@ class ResourceRows(Store):
 
 
 def _change(conn: sa.Connection, row: LedgerRow, values: Mapping[str, Any]) -> LedgerRow:
+    if row.state is ResourceState.GONE:
+        raise LedgerError(f"The ledger's row of {row.name} is closed.")
     update = (
         resources.update()
         .where(_COLUMNS.intent_id == row.intent_id, _COLUMNS.epoch == row.epoch)

@@ -8,7 +8,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from tasks.domain.lifecycle import LedgerError, Liveness
+from tasks.domain.lifecycle import LedgerError
+from tasks.domain.reaping import Liveness
 from tasks.ledger.controller import hostname, liveness, this_process
 from tasks.ledger.schema import heartbeats, server_runs
 from tasks.ledger.store import Store

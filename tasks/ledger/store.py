@@ -15,7 +15,7 @@ from sqlalchemy.pool import NullPool
 from tasks.domain.errors import ConfigError
 from tasks.domain.lifecycle import LedgerError, StaleRowError
 from tasks.ledger import schema
-from tasks.ledger.controller import this_process
+from tasks.ledger.controller import hostname, this_process
 
 BUSY_TIMEOUT_S = 30.0
 URL_VARIABLE = "TOKENSWEEP_LEDGER_URL"
@@ -53,6 +53,11 @@ class Store:
     def controller(self) -> str:
         """The tag of this process, which owns what it creates."""
         return this_process().tag()
+
+    @property
+    def clock(self) -> str:
+        """Names the clock of this host: times of another one compare only within the tolerated skew."""
+        return f"{hostname()}/{this_process().boot}"
 
     @contextmanager
     def _transaction(self, *, write: bool = True) -> Iterator[sa.Connection]:

@@ -1,0 +1,276 @@
+"""Creating a server: the same code for every vendor.
+
+The order is what keeps the promise. Gate, then intent, then CREATING, each committed before anything is sent; then
+the create; then LIVE. After each of these steps this process may die, and the reaper finds what it left: by the row,
+by the tags, or by both. An answer that was lost is resolved before anything else is tried:
+
+    create answered                    LIVE, wait until it runs, return it
+    create provably refused            GONE at a cost of nothing; the next place, as far as the error's scope allows
+    rate limited                       wait and send the same again; never another place
+    anything else                      look by name and by tag; send the same again where the vendor knows it again;
+                                       adopt what is found, or give up with the row in DELETING for the reaper
+    accepted, but it never ran         delete, next place
+    interrupted at any point           delete as far as it goes now; the reaper does the rest
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from tasks.clouds.base import Classified, Cloud, CreateSpec, ErrorKind, Resource, Scope
+from tasks.clouds.deletion import LedgerPort, classify, delete_and_prove, prove_gone, request_delete, send_delete
+from tasks.clouds.request import Draft, LiveServer, ServerRequest, places_left, region_of
+from tasks.clouds.sending import DEFAULT_LIMITS, CreateLimits, RefusedError, send
+from tasks.clouds.tags import with_tags
+from tasks.domain.errors import CapacityError, CleanupError, ConfigError, TokensweepError
+from tasks.domain.lifecycle import (
+    Intent,
+    LedgerRow,
+    ResourceState,
+    StaleRowError,
+    billed_usd,
+    intent_id,
+    server_name,
+    token,
+)
+
+__all__ = [
+    "CreateCancelledError",
+    "CreateLimits",
+    "Draft",
+    "LedgerPort",
+    "LiveServer",
+    "ServerRequest",
+    "create_server",
+    "delete_and_prove",
+    "prove_gone",
+    "region_of",
+    "request_delete",
+]
+
+logger = logging.getLogger(__name__)
+
+RUNNING = "running"
+_STARTING = ("pending", RUNNING)
+
+
+class CreateCancelledError(TokensweepError):
+    """The server run was cancelled while its server was being created."""
+
+
+def create_server(
+    cloud: Cloud,
+    ledger: LedgerPort,
+    make_spec: Callable[[Draft], CreateSpec],
+    request: ServerRequest,
+    *,
+    now: Callable[[], float],
+    sleep: Callable[[float], None],
+    limits: CreateLimits = DEFAULT_LIMITS,
+    region_of: Callable[[str], str] = region_of,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> LiveServer:
+    """Create the server in the first place that has one, and return it when it runs and has an address.
+
+    What an earlier try of the same server run left open is deleted first, so the run must be this process's own
+    (`begin_run`). cancelled: asked between the steps, for
+    callers that cannot interrupt this thread; then CreateCancelledError. Raises a ProviderError when no place has one
+    (AmbiguousError when it cannot be told whether one exists), ConfigError when the gate is closed, BudgetError,
+    LedgerError, CleanupError when the vendor does not take the delete of a server that did not start.
+    """
+    steps = _Steps(cloud, ledger, request, now, sleep, limits, cancelled)
+    earlier = ledger.rows_of_run(request.server_run_id)
+    for row in earlier:
+        if row.state is not ResourceState.GONE:
+            request_delete(cloud, ledger, row)
+    places = list(dict.fromkeys(request.places))
+    refusals: list[str] = []
+    attempt = len(earlier)
+    while places:
+        steps.gate()
+        try:
+            return steps.create_in(places[0], attempt, make_spec)
+        except RefusedError as refused:
+            found = refused.found
+            refusals.append(f"{places[0]}: {found.code or found.kind.value}: {found.message}")
+            if found.scope in (Scope.VENDOR, Scope.SERVER_TYPE) or found.kind is ErrorKind.RATE_LIMITED:
+                raise found.to_error(f"{cloud.vendor}: {request.server_type} in {places[0]}") from refused.__cause__
+            places = places_left(places, found.scope, region_of)
+            attempt += 1
+    raise CapacityError(
+        f"{cloud.vendor}: no place has {request.server_type}: {'; '.join(refusals) or 'none was given'}.",
+        reason="no_place_left",
+        next_step="Try again later, or allow more places.",
+    )
+
+
+@dataclass(frozen=True)
+class _Steps:
+    cloud: Cloud
+    ledger: LedgerPort
+    request: ServerRequest
+    now: Callable[[], float]
+    sleep: Callable[[float], None]
+    limits: CreateLimits
+    cancelled: Callable[[], bool]
+
+    def gate(self) -> None:
+        """Fail closed. The ledger is proven writable and the money reserved by the intent itself."""
+        self.check_cancelled()
+        left_s = self.request.deadline_unix_s - self.now()
+        if not left_s > 0:
+            raise ConfigError(f"The deadline of {self.request.server_run_id} has passed: nothing was created.")
+        beat_unix_s = self.ledger.last_beat(self.cloud.vendor)
+        if beat_unix_s is None or self.now() - beat_unix_s > self.limits.heartbeat_s:
+            ago = "never" if beat_unix_s is None else f"{self.now() - beat_unix_s:.0f} s ago"
+            raise ConfigError(
+                f"{self.cloud.vendor}: nothing is created unless a reaper has passed within "
+                f"{self.limits.heartbeat_s:.0f} s, and the last one passed {ago}.",
+                reason="no_reaper",
+                next_step="Start one, for example with `tokensweep reap`, and let it list every place.",
+            )
+
+    def check_cancelled(self) -> None:
+        if self.cancelled():
+            raise CreateCancelledError(f"The server run {self.request.server_run_id} was cancelled.")
+
+    def create_in(self, place: str, attempt: int, make_spec: Callable[[Draft], CreateSpec]) -> LiveServer:
+        spec = self.spec(place, attempt, make_spec)
+        row = self.ledger.intend(self.intent(spec, attempt), cap_usd=self.request.cap_usd)
+        resource: Resource | None = None
+        try:
+            row = self.ledger.creating(row)
+            resource = send(
+                self.cloud,
+                row,
+                spec,
+                now=self.now,
+                sleep=self.sleep,
+                limits=self.limits,
+                check_cancelled=self.check_cancelled,
+            )
+            row = self.record_live(row, resource)
+            resource = self.await_running(resource)
+            row = self.record_live(row, resource)
+        except RefusedError as refused:
+            if resource is None:
+                self.close_refused(row, refused.found)
+            elif not request_delete(self.cloud, self.ledger, row):
+                raise CleanupError(
+                    f"{row.vendor}: {row.name} in {place} did not start ({refused}), and its delete was not taken.",
+                    next_step="The reaper tries again; see it with `tokensweep leaks`.",
+                ) from refused
+            raise
+        except BaseException:
+            self.abandon(row, resource)
+            raise
+        return LiveServer(row=row, resource=resource, spec=spec)
+
+    def spec(self, place: str, attempt: int, make_spec: Callable[[Draft], CreateSpec]) -> CreateSpec:
+        """The maker's spec with what must be ours put right, so that no maker can break identity or tags."""
+        request = self.request
+        identity = intent_id(request.server_run_id, attempt)
+        draft = Draft(
+            intent_id=identity,
+            name=server_name(identity),
+            token=token(identity, attempt, place),
+            place=place,
+            server_type=request.server_type,
+            sweep_id=request.sweep_id,
+            server_run_id=request.server_run_id,
+            deadline_unix_s=request.deadline_unix_s,
+        )
+        spec = replace(make_spec(draft), **vars(draft))
+        return with_tags(spec, ledger_id=self.ledger.ledger_id, controller=self.ledger.controller)
+
+    def intent(self, spec: CreateSpec, attempt: int) -> Intent:
+        traits, price = self.cloud.traits, self.request.usd_per_hour
+        worst_case_s = spec.deadline_unix_s - self.now() + self.limits.overrun_s
+        return Intent(
+            intent_id=spec.intent_id,
+            sweep_id=spec.sweep_id,
+            server_run_id=spec.server_run_id,
+            vendor=self.cloud.vendor,
+            place=spec.place,
+            name=spec.name,
+            token=spec.token,
+            server_type=spec.server_type,
+            deadline_unix_s=spec.deadline_unix_s,
+            usd_per_hour=price,
+            reserved_usd=billed_usd(price, worst_case_s, traits.billing_minimum_s, traits.billing_increment_s),
+            attempt=attempt,
+            host_public_key=spec.host_public_key,
+            billing_minimum_s=traits.billing_minimum_s,
+            billing_increment_s=traits.billing_increment_s,
+        )
+
+    def close_refused(self, row: LedgerRow, found: Classified) -> None:
+        """The vendor provably made nothing, whoever may have marked the row meanwhile."""
+        proof = {"refused": found.code or found.kind.value, "message": found.message}
+        while row.state is not ResourceState.GONE:
+            try:
+                row = self.ledger.gone(row, proof)
+            except StaleRowError:
+                row = self.ledger.row(row.intent_id) or row
+
+    def record_live(self, row: LedgerRow, resource: Resource) -> LedgerRow:
+        """LIVE, unless somebody has marked the row for deletion meanwhile."""
+        while True:
+            try:
+                return self.ledger.live(
+                    row,
+                    cloud_id=resource.cloud_id,
+                    address=resource.address,
+                    ssh_port=resource.ssh_port,
+                    username=resource.username,
+                )
+            except StaleRowError:
+                row = self.ledger.row(row.intent_id) or row
+                if row.state in (ResourceState.DELETING, ResourceState.GONE):
+                    raise CreateCancelledError(
+                        f"{row.vendor}: {row.name} was marked for deletion while it was being created."
+                    ) from None
+
+    def await_running(self, resource: Resource) -> Resource:
+        """Poll until it runs and has an address. Raises RefusedError when it will not, or not in time."""
+        lag_s = self.cloud.traits.visibility_lag_s
+        give_up_unix_s = self.now() + self.limits.boot_s
+        last_seen_unix_s = self.now()
+        shown: Resource | None = resource
+        while shown is None or shown.state != RUNNING or not shown.address:
+            if shown is not None and shown.state not in _STARTING:
+                raise RefusedError(_no_start(f"state_{shown.state}", f"it became {shown.state} instead of running"))
+            if shown is None and self.now() - last_seen_unix_s > lag_s + self.limits.poll_s:
+                raise RefusedError(_no_start("vanished", "the vendor accepted it and then had none"))
+            if self.now() > give_up_unix_s:
+                raise RefusedError(_no_start("boot_timeout", f"it did not run within {self.limits.boot_s:.0f} s"))
+            self.sleep(self.limits.poll_s)
+            self.check_cancelled()
+            try:
+                shown = self.cloud.get(resource.ref())
+            except Exception as exc:
+                if classify(self.cloud, exc).kind is ErrorKind.AUTH:
+                    raise
+                continue
+            if shown is not None:
+                last_seen_unix_s = self.now()
+        return shown
+
+    def abandon(self, row: LedgerRow, resource: Resource | None) -> None:
+        """This process will not use it. Delete what can be deleted now, whatever fails at that."""
+        newest = row
+        try:
+            newest = self.ledger.row(row.intent_id) or row
+            if resource is not None and not newest.cloud_id and newest.state is not ResourceState.GONE:
+                newest = self.ledger.identify(newest, resource.cloud_id)
+            request_delete(self.cloud, self.ledger, newest)
+        except Exception:
+            logger.exception("%s: %s could not be marked for deletion", row.vendor, row.name)
+        if resource is not None and (newest.state is ResourceState.GONE or newest.cloud_id != resource.cloud_id):
+            send_delete(self.cloud, self.ledger, newest, resource)
+
+
+def _no_start(code: str, message: str) -> Classified:
+    return Classified(kind=ErrorKind.CAPACITY, scope=Scope.ZONE, may_exist=True, code=code, message=message)

@@ -1,0 +1,212 @@
+"""What is there, judged: one vendor's listing against the ledger, and of it what is left behind.
+
+`survey` is the ground of the reaper and of the leak report, so that both always say the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+from tasks.clouds.base import Cloud, Listing, Resource
+from tasks.clouds.deletion import list_owned, remains_of
+from tasks.clouds.tags import seen
+from tasks.domain.actions import Decision
+from tasks.domain.lifecycle import LedgerRow, ResourceState
+from tasks.domain.reaping import (
+    DEFAULT_RULES,
+    DELETE,
+    LOST_CREATE,
+    SERVER,
+    TERMINATED,
+    Rules,
+    Seen,
+    judge,
+    judge_missing,
+)
+from tasks.ledger import Ledger, liveness
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """What was listed, where and when: the ground of every conclusion."""
+
+    vendor: str
+    places: tuple[str, ...]
+    listed_unix_s: float
+    complete: bool
+    n_resources: int
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """One listed resource with the row that tells of it."""
+
+    resource: Resource
+    seen: Seen
+    row: LedgerRow | None
+    decision: Decision
+
+
+@dataclass(frozen=True)
+class Survey:
+    """One vendor's listing, judged by a ledger that was read after it."""
+
+    cloud: Cloud
+    ledger: Ledger
+    rules: Rules
+    listing: Listing
+    judged: tuple[Judged, ...]
+    ended_runs: frozenset[str]
+
+    def listed(self) -> Listed:
+        listing = self.listing
+        return Listed(
+            vendor=listing.vendor,
+            places=listing.places,
+            listed_unix_s=listing.read_unix_s,
+            complete=listing.complete,
+            n_resources=len(listing.resources),
+            problems=listing.problems,
+        )
+
+    def missing(self, row: LedgerRow) -> Decision:
+        return judge_missing(
+            row,
+            listing_complete=self.listing.complete,
+            listed_unix_s=self.listing.read_unix_s,
+            lag_s=self.cloud.traits.visibility_lag_s,
+            controller=liveness(row.controller),
+            run_ended=row.server_run_id in self.ended_runs,
+            rules=self.rules,
+        )
+
+
+def survey(cloud: Cloud, ledger: Ledger, now: Callable[[], float], rules: Rules = DEFAULT_RULES) -> Survey:
+    """List the vendor, then read the ledger. In this order a resource that a row should tell of has one: the row of
+    everything in the listing was committed before the listing began, or the ledger does not know it at all."""
+    listing = list_owned(cloud, now)
+    open_rows = [row for row in ledger.open_rows() if row.vendor == cloud.vendor]
+    ended_runs = ledger.ended_runs()
+    by_id = {row.cloud_id: row for row in open_rows if row.cloud_id}
+    by_intent = {row.intent_id: row for row in open_rows}
+
+    def judged(resource: Resource) -> Judged:
+        shown = seen(resource, listing.read_unix_s, rules)
+        row = by_id.get(shown.cloud_id) or ledger.row_of(shown.vendor, shown.cloud_id)
+        if row is None and shown.ours and shown.intent_id:
+            row = by_intent.get(shown.intent_id) or ledger.row(shown.intent_id)
+        decision = judge(
+            row,
+            shown,
+            now_unix_s=listing.read_unix_s,
+            controller=liveness(shown.controller if row is None else row.controller),
+            run_ended=row is not None and row.server_run_id in ended_runs,
+            ledger_id=ledger.ledger_id,
+            rules=rules,
+        )
+        return Judged(resource=resource, seen=shown, row=row, decision=decision)
+
+    return Survey(cloud, ledger, rules, listing, tuple(map(judged, listing.resources)), ended_runs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leak:
+    """Something that nobody may use and that may still bill. reason: why nobody may. age_s: None if not known."""
+
+    vendor: str
+    place: str
+    name: str
+    cloud_id: str
+    kind: str
+    reason: str
+    age_s: float | None
+    usd_per_hour: Decimal
+    stuck: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeakReport:
+    """items: shown by a listing. unproven: not shown, and not yet proven gone. watched: creates that were never
+    answered, absent so far, and looked for until their deadline. in_use: servers that are kept, and why.
+    listed: the proof, what was listed, where and when."""
+
+    items: tuple[Leak, ...]
+    unproven: tuple[Leak, ...]
+    watched: tuple[Leak, ...]
+    in_use: tuple[Decision, ...]
+    listed: tuple[Listed, ...]
+
+    @property
+    def clean(self) -> bool:
+        """Whether it is proven that nothing is left behind. An incomplete listing proves nothing."""
+        return not self.items and not self.unproven and all(listed.complete for listed in self.listed)
+
+    @property
+    def usd_per_hour(self) -> Decimal:
+        return sum((leak.usd_per_hour for leak in self.items), Decimal(0))
+
+
+def leaks(
+    clouds: Sequence[Cloud], ledger: Ledger, now: Callable[[], float], *, rules: Rules = DEFAULT_RULES
+) -> LeakReport:
+    """List every cloud and say what is left behind. Changes nothing."""
+    items: list[Leak] = []
+    absent: list[tuple[Leak, str]] = []
+    in_use: list[Decision] = []
+    listed: list[Listed] = []
+    for cloud in clouds:
+        found = survey(cloud, ledger, now, rules)
+        listed.append(found.listed())
+        items += [_shown(judged) for judged in found.judged if judged.decision.action == DELETE]
+        in_use += [j.decision for j in found.judged if j.decision.action != DELETE and _is_our_server(j.seen)]
+        for row in ledger.open_rows():
+            if row.vendor == cloud.vendor and not remains_of(row, found.listing):
+                decision = found.missing(row)
+                if row.state is not ResourceState.INTENDED and decision.reason != "in_use":
+                    absent.append((_not_shown(row, decision), decision.reason))
+    return LeakReport(
+        items=tuple(items),
+        unproven=tuple(leak for leak, reason in absent if reason != LOST_CREATE),
+        watched=tuple(leak for leak, reason in absent if reason == LOST_CREATE),
+        in_use=tuple(in_use),
+        listed=tuple(listed),
+    )
+
+
+def _is_our_server(shown: Seen) -> bool:
+    return shown.ours and shown.kind == SERVER and shown.state != TERMINATED
+
+
+def _shown(judged: Judged) -> Leak:
+    resource, row = judged.resource, judged.row
+    price = resource.usd_per_hour
+    if not price and row is not None and resource.kind == SERVER:
+        price = row.usd_per_hour
+    return Leak(
+        vendor=resource.vendor,
+        place=resource.place,
+        name=resource.name,
+        cloud_id=resource.cloud_id,
+        kind=resource.kind,
+        reason=judged.decision.reason,
+        age_s=judged.decision.evidence["age_s"],
+        usd_per_hour=price,
+        stuck=row is not None and row.stuck,
+    )
+
+
+def _not_shown(row: LedgerRow, decision: Decision) -> Leak:
+    return Leak(
+        vendor=row.vendor,
+        place=row.place,
+        name=row.name,
+        cloud_id=row.cloud_id,
+        kind=SERVER,
+        reason=decision.reason,
+        age_s=decision.t_s - (row.sent_unix_s or row.intended_unix_s),
+        usd_per_hour=row.usd_per_hour,
+        stuck=row.stuck,
+    )
