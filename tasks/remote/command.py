@@ -17,11 +17,16 @@ READ_BYTES = 1 << 16
 SEND_BYTES = 32_704  # what fits OpenSSH's packets of 32 KiB beside their headers
 STDERR_KEPT_BYTES = 1 << 16  # a tail is enough to name a failure
 _STATUS_AFTER_OUTPUT_S = 15.0
-_TRANSPORT_ENDS_S = 0.5
+_TRANSPORT_ENDS_S = 0.2
+_FEEDER_ENDS_S = 1.0
 
 
 class ConnectionDead(Exception):
     """The transport died before the command had ended."""
+
+
+class InputUnreadable(Exception):
+    """The local file that was being sent as input failed."""
 
 
 class _Wake(threading.Event):
@@ -41,7 +46,7 @@ class Command:
         self._channel = channel
         self._on_sent = on_sent
         self._stderr = bytearray()
-        self._read_error: OSError | None = None
+        self._read_error: Exception | None = None
         self._wake = _Wake()
         channel.in_buffer.set_event(self._wake)
         channel.in_stderr_buffer.set_event(self._wake)
@@ -64,7 +69,7 @@ class Command:
     def read(self, timeout_s: float | None) -> bytes:
         """The next piece of stdout, b"" when both outputs have ended.
 
-        Raises TimeoutError when neither output brought anything for `timeout_s`.
+        Raises TimeoutError when neither output brought anything for `timeout_s`, and ConnectionDead.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
@@ -72,7 +77,7 @@ class Command:
             ended = bool(self._channel.eof_received) or self._channel.closed  # before what is left
             got_stderr = self._take_stderr()
             if self._channel.recv_ready():
-                return self._channel.recv(READ_BYTES)
+                return self._take(self._channel.recv)
             if ended and not self._channel.recv_stderr_ready():
                 return b""
             if got_stderr or ended:
@@ -84,7 +89,7 @@ class Command:
         """The exit status once the output has ended; -1 when a signal ended it.
 
         Raises ConnectionDead when the transport died first, so that cut output never passes for the whole,
-        and OSError when the input could not be read.
+        and InputUnreadable when the input could not be read to its end.
         """
         channel = self._channel
         channel.status_event.wait(_STATUS_AFTER_OUTPUT_S)
@@ -94,16 +99,25 @@ class Command:
             if not transport.is_active() or not channel.status_event.is_set():
                 raise ConnectionDead
         if self._read_error is not None:
-            raise self._read_error
+            raise InputUnreadable(str(self._read_error)) from self._read_error
         return channel.exit_status
 
     def close(self) -> None:
+        """Raises what paramiko raises on a dying connection. A second call does nothing."""
         self._channel.close()
+        if self.sending:
+            self._feeder.join(_FEEDER_ENDS_S)  # so that the caller may close what it reads from
+
+    def _take(self, recv: Callable[[int], bytes]) -> bytes:
+        try:
+            return recv(READ_BYTES)
+        except (OSError, EOFError, paramiko.SSHException) as exc:  # it also sends: "there is room again"
+            raise ConnectionDead from exc
 
     def _take_stderr(self) -> bool:
         if not self._channel.recv_stderr_ready():
             return False
-        self._stderr += self._channel.recv_stderr(READ_BYTES)
+        self._stderr += self._take(self._channel.recv_stderr)
         del self._stderr[:-STDERR_KEPT_BYTES]
         return True
 
@@ -123,8 +137,8 @@ class Command:
     def _read_local(self, stdin: BinaryIO) -> bytes:
         try:
             return stdin.read(SEND_BYTES)
-        except OSError as exc:
+        except (OSError, ValueError) as exc:
             # Without the end of input the command would take the part for the whole.
             self._read_error = exc
             self._channel.close()
-            raise
+            raise EOFError from exc

@@ -68,6 +68,8 @@ class LineStream(Iterator[str]):
             raise UnreachableError(
                 f"Nothing came from {self.label} for {self._silence_s:g} s.", reason="silent"
             ) from exc
+        except ConnectionDead as exc:
+            raise self._lost(exc.__cause__) from exc
         if not piece:
             self._finish()
             return

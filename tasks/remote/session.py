@@ -21,7 +21,7 @@ from typing import BinaryIO
 import paramiko
 
 from tasks.domain.errors import CommandFailedError, ConfigError, RemoteError, UnreachableError
-from tasks.remote.command import Command, ConnectionDead
+from tasks.remote.command import Command, ConnectionDead, InputUnreadable
 from tasks.remote.lines import LineStream
 
 STDOUT_MAX_BYTES = 64 << 20
@@ -191,6 +191,8 @@ class Session:
                 reason="timeout",
                 next_step="It may still be running there; something that it started may hold its output open.",
             ) from exc
+        except ConnectionDead as exc:
+            raise self._lost(exc.__cause__) from exc
         return bytes(stdout)
 
     def _status(self, command: Command, argv: Sequence[str]) -> int:
@@ -198,7 +200,7 @@ class Session:
             return command.status()
         except ConnectionDead as exc:
             raise self._lost(self._transport.get_exception()) from exc
-        except OSError as exc:
+        except InputUnreadable as exc:
             raise ConfigError(f"The input of `{_short(shlex.join(argv))}` cannot be read: {exc}.") from exc
 
     def _end(self, command: Command) -> None:
