@@ -87,7 +87,7 @@ class GgufHeader:
 _Kept = Union[int, float, str, "tuple[Any, ...]"]
 
 
-def parse_header(data: bytes, file_bytes: int | None = None) -> GgufHeader:
+def parse_header(data: bytes | bytearray | memoryview, file_bytes: int | None = None) -> GgufHeader:
     """Read the header from a prefix of the file (`data`); `file_bytes` is the whole file's size where it is known.
 
     Raises NeedMoreBytes when the prefix ends inside the header and NotGguf when no longer prefix would help.

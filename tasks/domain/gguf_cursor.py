@@ -52,7 +52,7 @@ class NotGguf(TokensweepError):
 class Cursor:
     """A read position in the prefix that never runs past it and never past the file."""
 
-    def __init__(self, data: bytes, file_bytes: int | None) -> None:
+    def __init__(self, data: bytes | bytearray | memoryview, file_bytes: int | None) -> None:
         self.data = data
         self.file_bytes = file_bytes
         self.pos = 0
