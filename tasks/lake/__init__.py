@@ -1,0 +1,24 @@
+"""The lake: what was measured, as Parquet files with one schema, and DuckDB to ask them."""
+
+from tasks.lake.assemble import rows_from_events
+from tasks.lake.db import Lake, connect, open_lake, query, view_names
+from tasks.lake.inventory import LakeProblem
+from tasks.lake.resume import completed_servers, measured_cells
+from tasks.lake.run_context import ControllerPhase, RunContext
+from tasks.lake.writer import LandedRun, land
+
+__all__ = [
+    "ControllerPhase",
+    "Lake",
+    "LakeProblem",
+    "LandedRun",
+    "RunContext",
+    "completed_servers",
+    "connect",
+    "land",
+    "measured_cells",
+    "open_lake",
+    "query",
+    "rows_from_events",
+    "view_names",
+]

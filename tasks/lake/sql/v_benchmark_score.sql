@@ -1,0 +1,28 @@
+-- The newest measurements of real weights as rows of Spare Cores' benchmark_score table, for comparison with theirs.
+-- @vendor_id Vendor.
+-- @server_id Server type.
+-- @benchmark_id llm_speed:prompt_processing or llm_speed:text_generation.
+-- @config [JSON] Model file and length.
+-- @framework_version Commit of llama.cpp.
+-- @kernel_version Kernel release of the server.
+-- @score [tok/s] Mean of the per-repeat speeds.
+-- @score_breakdown Always null here.
+-- @note Always null here.
+-- @status Always ACTIVE here.
+-- @observed_at When the cell ended.
+CREATE VIEW v_benchmark_score AS
+SELECT
+    c.vendor AS vendor_id,
+    c.server AS server_id,
+    'llm_speed:' || CASE c.task WHEN 'pp' THEN 'prompt_processing' ELSE 'text_generation' END AS benchmark_id,
+    '{"model": "' || c.model_file || '", "tokens": ' || c.n_tokens || '}' AS config,
+    c.engine_commit AS framework_version,
+    h.kernel AS kernel_version,
+    c.tok_per_s_mean AS score,
+    CAST(NULL AS VARCHAR) AS score_breakdown,
+    CAST(NULL AS VARCHAR) AS note,
+    'ACTIVE' AS status,
+    c.observed_at
+FROM v_latest AS c
+LEFT JOIN hardware AS h USING (sweep_id, server_run_id)
+WHERE c.weights = 'real';

@@ -1,0 +1,13 @@
+-- One row per cell of a sweep, over all runs of the server in it: a measured cell stands before one that is not,
+-- the measurement before its copy in a resumed run, then the newer run.
+-- of: cells, server_runs
+-- @run_started_at When the server run began.
+-- @run_outcome How the server run ended.
+-- @usd_per_mtok [USD] For a million tokens at the median speed and the run's price.
+CREATE VIEW v_sweep_cells AS
+SELECT *
+FROM v_cells
+QUALIFY row_number() OVER (
+    PARTITION BY sweep_id, vendor, server, model, weights, task, n_tokens
+    ORDER BY outcome = 'measured' DESC, resumed, run_started_at DESC, server_run_id DESC
+) = 1;
