@@ -28,7 +28,7 @@ from tasks.clouds.base import (
     ServerType,
     Traits,
 )
-from tasks.clouds.local import loopback, microvm, processes, server_types, strays
+from tasks.clouds.local import loopback, microvm, processes, server_types, ssh, strays
 from tasks.clouds.local.admission import LocalCloudError, allocate, check_spec, choose_isolation
 from tasks.clouds.local.server_types import PLACE, VENDOR, Machine, Shape
 from tasks.clouds.local.state import Record, StateDir, default_state_dir
@@ -63,6 +63,12 @@ class LocalCloud:
     @property
     def state_dir(self) -> Path:
         return self._state.root
+
+    @property
+    def ssh_server(self) -> str:
+        """What answers SSH on the servers, and, when it is not sshd, why not."""
+        why_not = "" if self.isolation == microvm.ISOLATION else ssh.why_no_sshd_for_user()
+        return f"asyncssh ({why_not})" if why_not else "sshd"
 
     # -- what there is --
 
