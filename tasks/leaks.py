@@ -95,9 +95,10 @@ def survey(cloud: Cloud, ledger: Ledger, now: Callable[[], float], rules: Rules 
 
     def judged(resource: Resource) -> Judged:
         shown = seen(resource, listing.read_unix_s, rules)
-        row = by_id.get(shown.cloud_id) or ledger.row_of(shown.vendor, shown.cloud_id)
-        if row is None and shown.ours and shown.intent_id:
-            row = by_intent.get(shown.intent_id) or ledger.row(shown.intent_id)
+        tagged = shown.intent_id if shown.ours else ""
+        row = by_id.get(shown.cloud_id) or by_intent.get(tagged) or ledger.row_of(shown.vendor, shown.cloud_id)
+        if row is None and tagged:
+            row = ledger.row(tagged)
         decision = judge(
             row,
             shown,

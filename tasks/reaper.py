@@ -165,10 +165,14 @@ class _Pass:
             self.report.n_deletes_sent += 1
 
     def found(self, kill: Judged) -> LedgerRow:
+        """A row of its own; what a closed row has paid for already is not counted again."""
+        billed_from_unix_s = kill.resource.created_unix_s or self.survey.listing.read_unix_s
+        if kill.row is not None and kill.row.gone_unix_s is not None:
+            billed_from_unix_s = max(billed_from_unix_s, kill.row.gone_unix_s)
         return self.survey.ledger.found(
             self.intent(kill),
             cloud_id=kill.resource.cloud_id,
-            created_unix_s=kill.resource.created_unix_s or self.survey.listing.read_unix_s,
+            billed_from_unix_s=billed_from_unix_s,
             controller=kill.seen.controller,
         )
 

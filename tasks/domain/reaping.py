@@ -126,7 +126,8 @@ def judge(
 ) -> Decision:
     """What to do about a resource that a listing shows: keep, delete or adopt.
 
-    row: what the ledger says of it, read after the listing (so that a create between the two is not unknown).
+    now_unix_s: when the listing began. row: what the ledger says of it, read after the listing (so that a create
+    between the two is not unknown).
     controller: of the row's process, or without a row of the one in the resource's tag.
     """
     if row is not None and not matches(row, seen):
@@ -155,6 +156,8 @@ def _judge_known(
     row: LedgerRow, seen: Seen, now_unix_s: float, controller: Liveness, run_ended: bool, rules: Rules
 ) -> tuple[str, str]:
     if row.state is ResourceState.GONE:
+        if row.gone_unix_s is not None and row.gone_unix_s >= now_unix_s:
+            return KEEP, "proven_gone_since"
         return DELETE, "seen_after_gone"
     if seen.kind == SERVER and row.cloud_id and row.cloud_id != seen.cloud_id:
         return DELETE, "duplicate"

@@ -62,16 +62,16 @@ class ResourceRows(Store):
             conn.execute(resources.insert().values(**values))
             return _read(conn, intent.intent_id)
 
-    def found(self, intent: Intent, *, cloud_id: str, created_unix_s: float, controller: str = "") -> LedgerRow:
+    def found(self, intent: Intent, *, cloud_id: str, billed_from_unix_s: float, controller: str = "") -> LedgerRow:
         """Record a resource of ours that no row tells of, marked for deletion. A second call returns the first row."""
         _check(intent)
         values = asdict(intent) | {
             "state": ResourceState.DELETING.value,
             "controller": controller,
             "cloud_id": cloud_id,
-            "intended_unix_s": created_unix_s,
-            "sent_unix_s": created_unix_s,
-            "live_unix_s": created_unix_s,
+            "intended_unix_s": billed_from_unix_s,
+            "sent_unix_s": billed_from_unix_s,
+            "live_unix_s": billed_from_unix_s,
             "deleting_unix_s": self.now(),
         }
         with self._transaction() as conn:
@@ -167,7 +167,7 @@ class ResourceRows(Store):
         return Spending(settled_usd=settled or Decimal(0), reserved_usd=reserved or Decimal(0))
 
     def _rows(self, *conditions: sa.ColumnElement[bool]) -> tuple[LedgerRow, ...]:
-        query = sa.select(resources).where(*conditions).order_by(_COLUMNS.intended_unix_s, _COLUMNS.intent_id)
+        query = sa.select(resources).where(*conditions).order_by(_COLUMNS.intended_unix_s, _COLUMNS.attempt)
         with self._transaction(write=False) as conn:
             return tuple(_to_row(found) for found in conn.execute(query).mappings())
 
@@ -228,7 +228,7 @@ def _read(conn: sa.Connection, intent_id: str) -> LedgerRow:
 
 
 def _find(conn: sa.Connection, condition: sa.ColumnElement[bool]) -> LedgerRow | None:
-    query = sa.select(resources).where(condition).order_by(_COLUMNS.intended_unix_s.desc()).limit(1)
+    query = sa.select(resources).where(condition).order_by(_COLUMNS.intended_unix_s.desc(), _COLUMNS.attempt.desc()).limit(1)
     found = conn.execute(query).mappings().first()
     return None if found is None else _to_row(found)
 
