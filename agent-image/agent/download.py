@@ -36,9 +36,9 @@ Report = Callable[[dict[str, Any]], None]
 class FetchSpec:
     """What to fetch and how patiently.
 
-    bytes: exact size, 0 where it is not known. stall_s: silence after which a connection is replaced. dead_s: seconds without any
-    progress after which the download is dead. While one connection stays below slow_bytes_per_s for trial_s,
-    another is tried, and kept if it adds at least a fifth.
+    bytes: exact size, 0 where it is not known. stall_s: silence after which a connection is replaced. dead_s:
+    seconds without any progress after which the download is dead. While one connection stays below
+    slow_bytes_per_s for trial_s, another is tried, and kept if it adds at least a fifth.
     """
 
     urls: tuple[str, ...]
@@ -64,15 +64,16 @@ class FetchFailed(Exception):
 
 
 class AwakeClock:
-    """Seconds during which this process could run: being stopped for an hour counts as half a second."""
+    """Seconds during which this process could run: being stopped for an hour counts as `longest_gap_s`."""
 
-    def __init__(self) -> None:
+    def __init__(self, longest_gap_s: float = 0.5) -> None:
         self.now_s = 0.0
+        self._longest_gap_s = longest_gap_s
         self._last = time.monotonic()
 
     def tick(self) -> None:
         now = time.monotonic()
-        self.now_s += min(now - self._last, 0.5)
+        self.now_s += min(now - self._last, self._longest_gap_s)
         self._last = now
 
 
@@ -238,7 +239,7 @@ class ConnectionTrial:
 
 def size_at_mirrors(mirrors: Mirrors, stall_s: float, dead_s: float) -> int:
     """The file's size as the first mirror that answers tells it. Raises FetchFailed."""
-    clock = AwakeClock()
+    clock = AwakeClock(longest_gap_s=stall_s)
     while True:
         clock.tick()
         chosen = mirrors.choose(clock.now_s)

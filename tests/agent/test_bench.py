@@ -1,0 +1,140 @@
+"""One llama-bench process: what its end means."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from agent.bench import Bench, bench_argv, bench_environment
+from agent.limits import usable
+
+from tasks.domain.actions import StartBench
+from tasks.domain.cells import Cell
+from tasks.domain.events import BenchExited, BenchRow, BenchStarted, Event, RepeatStarted, WarmupStarted
+from tests.agent.runtimes import fake_runtime, real_model, real_runtime
+
+CELLS = (Cell("m", "pp", 16), Cell("m", "pp", 32), Cell("m", "tg", 4))
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(b"GGUF")
+    return path
+
+
+def start(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, **run: Any) -> Bench:
+    monkeypatch.setenv("FAKE_BENCH", json.dumps([run]))
+    monkeypatch.setenv("FAKE_BENCH_COUNTER", str(tmp_path / "counter"))
+    runtime = fake_runtime(tmp_path)
+    action = StartBench("m", "generic", CELLS, 3)
+    return Bench(action, bench_argv(runtime, model, action, 1), bench_environment(runtime, "generic"))
+
+
+def follow(bench: Bench, until: type[Event] | None = None) -> list[Event]:
+    events: list[Event] = []
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        events += bench.reap(9.0) if bench.ended else bench.read(1.0)
+        if any(isinstance(e, BenchExited) or (until and isinstance(e, until)) for e in events):
+            return events
+        time.sleep(0.005)
+    raise AssertionError(events)
+
+
+def end(bench: Bench) -> BenchExited:
+    exited = follow(bench)[-1]
+    assert isinstance(exited, BenchExited)
+    return exited
+
+
+def test_every_cell_gives_warmup_repeats_and_row(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = start(tmp_path, model, monkeypatch)
+    started = bench.started(0.5)
+    assert started == BenchStarted(0.5, "m", "generic", CELLS, started.pid)
+    assert started.pid > 0
+    events = follow(bench)
+    for cell in CELLS:
+        of_cell = [e for e in events if isinstance(e, (WarmupStarted, RepeatStarted, BenchRow)) and e.cell == cell]
+        assert [type(e) for e in of_cell] == [WarmupStarted, RepeatStarted, RepeatStarted, RepeatStarted, BenchRow]
+        assert [e.k for e in of_cell if isinstance(e, RepeatStarted)] == [1, 2, 3]
+    assert events[-1] == BenchExited(9.0, "m", 0, False, "")
+
+
+@pytest.mark.parametrize(("signal", "rc"), [("SIGILL", 132), ("SIGABRT", 134), ("SIGSEGV", 139)])
+def test_a_crash_is_told_as_a_shell_would(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, signal: str, rc: int
+) -> None:
+    fault = {"cell": 1, "do": "signal", "signal": signal, "text": "GGML_ASSERT failed"}
+    events = follow(start(tmp_path, model, monkeypatch, fault=fault))
+    assert sum(isinstance(e, BenchRow) for e in events) == 1, "rows before the crash are kept"
+    assert events[-1] == BenchExited(9.0, "m", rc, False, "GGML_ASSERT failed")
+
+
+def test_a_kill_by_somebody_else_is_no_abort(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exited = end(start(tmp_path, model, monkeypatch, fault={"cell": 0, "do": "signal", "signal": "SIGKILL"}))
+    assert (exited.rc, exited.aborted, exited.oom) == (137, False, False)
+
+
+@pytest.mark.parametrize("text", ["std::bad_alloc", "ggml: failed to allocate buffer of size 9"])
+def test_a_failed_allocation_is_out_of_memory(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    exited = end(start(tmp_path, model, monkeypatch, fault={"cell": -1, "do": "exit", "rc": 1, "text": text}))
+    assert (exited.rc, exited.oom) == (1, True)
+
+
+def test_garbage_between_the_rows_does_no_harm(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events = follow(start(tmp_path, model, monkeypatch, garbage=True))
+    assert [e.cell for e in events if isinstance(e, BenchRow)] == list(CELLS)
+    exited = events[-1]
+    assert isinstance(exited, BenchExited)
+    assert "not a row" in exited.stderr_tail
+
+
+def test_abort_ends_a_process_that_hangs(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = start(tmp_path, model, monkeypatch, fault={"cell": 1, "do": "hang"})
+    events = follow(bench, BenchRow)
+    bench.abort()
+    bench.abort()
+    events += follow(bench)
+    assert sum(isinstance(e, BenchRow) for e in events) == 1
+    exited = events[-1]
+    assert isinstance(exited, BenchExited)
+    assert (exited.rc, exited.aborted) == (137, True)
+
+
+def test_a_build_that_is_not_there_ends_as_a_shell_would(tmp_path: Path, model: Path) -> None:
+    action = StartBench("m", "generic", CELLS, 1)
+    bench = Bench(action, bench_argv(tmp_path / "nowhere", model, action, 1), dict(os.environ))
+    exited = end(bench)
+    assert exited.rc == 127
+    assert "nowhere/bin/llama-bench" in exited.stderr_tail
+
+
+def test_the_real_llama_bench_speaks_as_expected() -> None:
+    runtime, build = real_runtime()
+    action = StartBench("m", build, CELLS, 2)
+    argv = bench_argv(runtime, real_model(), action, usable().n_cpus)
+    events = follow(Bench(action, argv, bench_environment(runtime, build)))
+    for cell in CELLS:
+        of_cell = [e for e in events if isinstance(e, (WarmupStarted, RepeatStarted, BenchRow)) and e.cell == cell]
+        assert [type(e) for e in of_cell] == [WarmupStarted, RepeatStarted, RepeatStarted, BenchRow]
+    rows = [e for e in events if isinstance(e, BenchRow)]
+    assert all(len(row.samples_s) == 2 for row in rows)
+    assert all(row.row["n_threads"] == usable().n_cpus for row in rows)
+    assert events[-1] == BenchExited(9.0, "m", 0, False, "")
+
+
+def test_the_real_llama_bench_refuses_a_broken_model(tmp_path: Path) -> None:
+    runtime, build = real_runtime()
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(real_model().read_bytes()[:1_000_000])
+    action = StartBench("m", build, CELLS, 1)
+    exited = end(Bench(action, bench_argv(runtime, broken, action, 1), bench_environment(runtime, build)))
+    assert exited.rc == 1
+    assert "failed to load model" in exited.stderr_tail
