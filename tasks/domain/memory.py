@@ -1,13 +1,14 @@
 """Does a model fit? Bytes that one llama-bench process needs, from the GGUF header, before the download.
 
 Weights and KV cache are exact; the rest is an upper estimate fitted to measured peaks of resident memory (llama.cpp
-0c1e57098 on a CPU, `-lm none -fa 1 -t 2`), which are fixtures of the test: four models of 15M to 2.5B parameters, prompts
-of 16 to 16,384 tokens. The estimate was never below the measured peak and 22 to 93 MiB above it: 20 to 65 % for the
-15M and 135M models, 9 to 11 % for Qwen 0.5B, 4 to 5 % for Gemma 2B. Larger models, experts and GPUs were not measured.
+0c1e57098 on a CPU, `-lm none -fa 1 -t 2`), which are fixtures of the test: four models of 15M to 2.5B parameters,
+prompts of 16 to 16,384 tokens. The estimate was never below the measured peak and 22 to 93 MiB above it: 20 to 65 % for
+the 15M and 135M models, 9 to 11 % for Qwen 0.5B, 4 to 5 % for Gemma 2B. Larger models, experts and GPUs were not
+measured.
 
-The estimate is of memory that is touched. A GPU backend takes all that it reserves, which is more (`vram_needed_bytes`).
-Assumed: flash attention, one sequence, and weights read into memory (`-lm none`). With `-lm mmap` the pages of the
-file come on top where the engine repacks weights for the CPU, but the kernel may drop them.
+The estimate is of memory that is touched. A GPU backend takes all that it reserves, which is more
+(`vram_needed_bytes`). Assumed: flash attention, one sequence, and weights read into memory (`-lm none`). With
+`-lm mmap` the pages of the file come on top where the engine repacks weights for the CPU, but the kernel may drop them.
 """
 
 from __future__ import annotations

@@ -96,6 +96,7 @@ class CatalogueModel:
             file=self.file,
             urls=(self.url,),
             bytes=self.bytes,
+            listed_bytes=self.approximate_bytes,
             sha256=self.sha256,
             weights="real",
             revision=self.revision,
