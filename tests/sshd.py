@@ -208,9 +208,13 @@ def wait_for_port(port: int, explain: Any) -> None:
 
 
 class Proxy:
-    """Forwards TCP to a port of this machine. Counters and cuts concern what is open at that moment."""
+    """Forwards TCP to a port of this machine. Counters and cuts concern what is open at that moment.
 
-    def __init__(self, target_port: int) -> None:
+    narrow: hold little on the way, so that a sender meets a freeze soon.
+    """
+
+    def __init__(self, target_port: int, *, narrow: bool = False) -> None:
+        self.narrow = narrow
         self.target_port = target_port
         self.port = free_port()
         self.n_connections = 0
@@ -232,6 +236,8 @@ class Proxy:
     def up(self) -> None:
         """Take connections (again)."""
         self._listener = socket.create_server(("127.0.0.1", self.port))
+        if self.narrow:
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
     def down(self) -> None:

@@ -53,7 +53,7 @@ class Session:
         self._sftp_lock = threading.Lock()
         self._count_lock = threading.Lock()
         self._bytes_sent = 0
-        self._closed = False
+        self._closed = self._broken = False
 
     def __enter__(self) -> Session:
         return self
@@ -64,7 +64,7 @@ class Session:
     @property
     def alive(self) -> bool:
         """False once the connection is known to be gone; a frozen one still counts as alive."""
-        return not self._closed and self._transport.is_active()
+        return not self._closed and not self._broken and self._transport.is_active()
 
     @property
     def bytes_sent(self) -> int:
@@ -74,9 +74,7 @@ class Session:
     def close(self) -> None:
         """Ends the connection and all that runs over it. A second call does nothing."""
         self._closed = True
-        with contextlib.suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)  # wakes threads that are blocked in a read or a write
-        self._client.close()
+        self._hang_up()
 
     def run(
         self,
@@ -169,7 +167,16 @@ class Session:
                 self._count(len(line))
                 return Command(channel, stdin, self._count)
             except (OSError, EOFError, paramiko.SSHException) as exc:
-                raise self._lost(exc) from exc
+                raise self._not_started(line, exc) from exc
+
+    def _not_started(self, line: str, exc: Exception) -> RemoteError:
+        if not self._still_alive():
+            return self._lost(exc)
+        return RemoteError(
+            f"{self.label} did not start `{_short(line)}`: {exc}.",
+            reason="not_started",
+            next_step="sshd runs ten commands at once over one connection (MaxSessions); open another one for more.",
+        )
 
     def _read_all(self, command: Command, argv: Sequence[str], deadline: float, timeout_s: float) -> bytes:
         stdout = bytearray()
@@ -262,6 +269,11 @@ class Session:
         finally:
             timer.cancel()
 
+    def _hang_up(self) -> None:
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)  # wakes threads that are blocked in a read or a write
+        self._client.close()
+
     def _still_alive(self) -> bool:
         self._transport.join(0.2)  # a dying transport fails its channels a moment before it says that it is gone
         return self.alive
@@ -269,6 +281,8 @@ class Session:
     def _lost(self, cause: BaseException | None) -> UnreachableError:
         if self._closed:
             return UnreachableError(f"The connection to {self.label} was closed here.", reason="closed")
+        self._broken = True
+        self._hang_up()
         why = f" ({cause})" if cause is not None and str(cause) else ""
         return UnreachableError(f"The connection to {self.label} was lost{why}.", reason="connection_lost")
 

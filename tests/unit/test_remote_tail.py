@@ -253,6 +253,25 @@ def test_gives_up_when_nothing_is_heard_for_too_long(server, log) -> None:
     assert len(tries) == len(waited) + 1
 
 
+def test_the_patience_begins_anew_with_every_line(follow, log, proxy) -> None:
+    """Three losses, each shorter than give_up_s, together longer."""
+    clock = [0.0]
+
+    def sleep(seconds: float) -> None:
+        clock[0] += max(seconds, 0.4)
+        time.sleep(0.01)
+
+    log.write("BenchRow")
+    events = follow(give_up_s=1.0, sleep=sleep, now=lambda: clock[0])
+    for i in range(4):
+        assert next(events) == log.events[i]
+        proxy.cut()
+        log.write("BenchRow")
+    log.write("Finished")
+    assert list(events) == log.events[4:]
+    assert clock[0] > 1.0
+
+
 def test_a_server_that_takes_connections_but_never_speaks_is_given_up(follow) -> None:
     with pytest.raises(UnreachableError) as caught:
         list(follow(lambda after: ["sleep", "30"], silence_s=0.2, give_up_s=0.8))
