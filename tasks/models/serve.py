@@ -80,7 +80,7 @@ class ModelServer:
         self.host = host
         self.links = dict(links or {})
         app: ASGIApp = model_app(directory, self.links)
-        config = uvicorn.Config(
+        self._config = uvicorn.Config(
             wrap(app) if wrap else app,
             http="h11",
             ws="none",
@@ -90,10 +90,11 @@ class ModelServer:
             server_header=False,
             timeout_graceful_shutdown=1,
         )
-        self._server = uvicorn.Server(config)
+        self._server = uvicorn.Server(self._config)
         self._wanted_port = port
         self._socket: socket.socket | None = None
         self._thread: threading.Thread | None = None
+        self._started = threading.Event()
 
     @property
     def port(self) -> int:
@@ -116,8 +117,10 @@ class ModelServer:
         if self._thread is not None:
             return self
         self._socket = _bound_socket(self.host, self._wanted_port)
-        self._thread = threading.Thread(target=self._serve, name="model-server", daemon=True)
-        self._started = threading.Event()
+        self._server = uvicorn.Server(self._config)
+        self._started.clear()
+        serve = self._serve_until_told(self._socket)
+        self._thread = threading.Thread(target=asyncio.run, args=(serve,), name="model-server", daemon=True)
         self._thread.start()
         if not self._started.wait(START_TIMEOUT_S) or not self._server.started:
             self.stop()
@@ -140,10 +143,6 @@ class ModelServer:
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
-
-    def _serve(self) -> None:
-        assert self._socket is not None  # noqa: S101
-        asyncio.run(self._serve_until_told(self._socket))
 
     async def _serve_until_told(self, bound: socket.socket) -> None:
         serving = asyncio.ensure_future(self._server.serve(sockets=[bound]))

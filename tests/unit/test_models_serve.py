@@ -191,6 +191,8 @@ def test_stopping_cuts_open_downloads_and_frees_the_port(folder: Path) -> None:
         answer.read()
     with ModelServer(folder, port=port) as again:
         assert again.port == port
+    with server.start():
+        assert get(server.url(FILE), Range="bytes=0-0")[0] == 206
 
 
 def test_an_address_in_use_is_a_clear_error(server: ModelServer, folder: Path) -> None:

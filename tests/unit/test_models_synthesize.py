@@ -20,8 +20,10 @@ import pytest
 from tasks.domain.errors import ConfigError
 from tasks.domain.gguf import parse_header
 from tasks.models.catalogue import CatalogueModel, load_catalogue
+from tasks.models.gguf_header import header_bytes
 from tasks.models.random_blocks import rope_frequency_factors
 from tasks.models.synthesize import default_directory, random_file_name, random_spec, synthesize
+from tasks.models.tensor_plan import plan_tensors
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 MAKE = (
@@ -87,6 +89,14 @@ def test_the_header_says_what_the_file_is(smollm_path: Path) -> None:
     assert header.weights_random and header.tied_embeddings
     assert header.n_params == 134_515_008 and header.tensor_bytes == 103_668_480
     assert header.end_of_file_bytes == smollm_path.stat().st_size
+
+
+@pytest.mark.parametrize("name", ["qwen1.5-0.5b", "gemma-2b", "llama-7b", "phi-4", "llama-3.3-70b"])
+def test_files_are_as_large_as_the_real_ones(name: str, tmp_path: Path) -> None:
+    model = load_catalogue()[name]
+    header = parse_header(header_bytes(model, plan_tensors(model.shape), tmp_path / "header"))
+    assert header.end_of_file_bytes == model.random_bytes
+    assert abs(model.random_bytes - model.approximate_bytes) < 32, "the alignment of tensors"
 
 
 @pytest.mark.parametrize("name", ["smollm-135m", "qwen1.5-0.5b", "gemma-2b", "phi-4", "llama-3.3-70b"])
