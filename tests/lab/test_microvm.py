@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tasks.clouds.base import ErrorKind, Ref
-from tasks.clouds.local import LocalCloud, LocalCloudError, microvm, network
+from tasks.clouds.local import LocalCloud, LocalCloudError, microvm, network, ssh
 from tasks.clouds.local.state import StateDir
 from tests.local_servers import PATIENCE_S, Order, run, traces, wait_until
 
@@ -79,6 +79,17 @@ def test_the_host_cannot_be_seen_nor_changed(cloud: LocalCloud, tmp_path: Path) 
         for change in ("touch /usr/x", "echo 1 > /proc/sys/vm/swappiness", "mount -t tmpfs x /home", "hostname x"):
             status, _, err = run(client, change)
             assert status != 0 and err
+
+
+def test_without_a_python_of_the_system_there_is_the_one_of_the_controller(
+    cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ssh, "system_python", lambda: None)
+    order = Order(SMALL)
+    with order.connect(cloud.create(order.spec)) as client:
+        code = "import ssl, hashlib, zipfile, sys; print(sys.base_prefix)"
+        assert run(client, f"python3 -c '{code}'") == (0, os.path.realpath(sys.base_prefix) + "\n", "")
+        assert run(client, f"touch {os.path.realpath(sys.base_prefix)}/x")[0] != 0
 
 
 def test_memory_beyond_the_limit_is_killed(cloud: LocalCloud) -> None:
@@ -153,6 +164,19 @@ def test_servers_run_side_by_side_and_reach_the_controller(cloud: LocalCloud) ->
     assert cloud.model_host() == host  # leased: it outlives the last server
     cloud.close()
     assert not network.exists(network.bridge_name(StateDir(cloud.state_dir).tag))
+
+
+def test_an_address_that_was_another_servers_a_moment_ago_is_reached_at_once(cloud: LocalCloud) -> None:
+    cloud.model_host()  # keeps the bridge, and with it what the host remembers of its neighbours
+    addresses = []
+    for _ in range(3):
+        order = Order(SMALL)
+        server = cloud.create(order.spec)
+        addresses.append(server.address)
+        with order.connect(server) as client:
+            assert run(client, "hostname")[1].strip() == server.name
+        cloud.delete(server.ref())
+    assert len(set(addresses)) == 1
 
 
 def test_a_lease_that_was_killed_leaves_a_bridge_that_is_listed_and_deleted(cloud: LocalCloud) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import socket
 import subprocess
 import time
 from dataclasses import replace
@@ -63,6 +64,17 @@ class Launch:
         """Returns when the SSH port answers; from then on the server lives without its creator."""
         self._send({"commands": commands})
         self._receive()
+
+    def wait_for_banner(self) -> None:
+        """Raises ProviderError when nobody greets in time."""
+        try:
+            address = (self.record.address, self.record.ssh_port)
+            with socket.create_connection(address, timeout=ANSWER_TIMEOUT_S) as connection:
+                if connection.recv(4) == b"SSH-":
+                    return
+        except OSError:
+            pass
+        raise self._failed("started, and then nobody greeted on its SSH port")
 
     def _send(self, message: dict[str, Any]) -> None:
         try:

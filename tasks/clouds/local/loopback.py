@@ -14,9 +14,10 @@ import socket
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from tasks.clouds.base import CreateSpec
-from tasks.clouds.local import microvm_root, processes, ssh, ssh_server
+from tasks.clouds.local import microvm_root, processes, ssh
 from tasks.clouds.local.launch import Launch, base_config
 from tasks.clouds.local.server_init import ENV_MARK
 from tasks.clouds.local.server_types import Shape
@@ -25,6 +26,7 @@ from tasks.domain.errors import UnsupportedError
 
 ISOLATION = "loopback"
 HOST = "127.0.0.1"
+_SSH_SERVER = Path(__file__).resolve().with_name("ssh_server.py")  # not imported: asyncssh takes a while
 _LOGIN = """\
 cd "$HOME" || exit 1
 [ -n "$SSH_ORIGINAL_COMMAND" ] || exec {shell}
@@ -60,7 +62,7 @@ def start(state: StateDir, spec: CreateSpec, record: Record, shape: Shape) -> Re
     username = pwd.getpwuid(os.geteuid()).pw_name
     with socket.create_server((HOST, 0), backlog=64) as listener:
         record = replace(record, address=HOST, ssh_port=listener.getsockname()[1], username=username)
-        config = {
+        config: dict[str, Any] = {
             **base_config(state, spec, record),
             "isolation": ISOLATION,
             "memory_bytes": shape.memory_bytes,
@@ -72,6 +74,8 @@ def start(state: StateDir, spec: CreateSpec, record: Record, shape: Shape) -> Re
             record = launch.fork(config)
             state.update(record)
             launch.go([])
+            if not config["ssh"]["per_connection"]:  # it listens before the program that answers is up
+                launch.wait_for_banner()
     return record
 
 
@@ -97,8 +101,9 @@ def _ssh(directory: Path, spec: CreateSpec, username: str, environment: dict[str
             "environment": environment,
         }
         path = _write(folder / "ssh_server.json", json.dumps(config))
-        argv = [sys.executable, "-I", str(Path(ssh_server.__file__).resolve()), str(path)]
-        return {"argv": argv, "per_connection": False}
+        # What this process can import, that one can; -P: the script's folder is not to be imported from.
+        python = ["/usr/bin/env", f"PYTHONPATH={os.pathsep.join(filter(None, sys.path))}", sys.executable, "-P"]
+        return {"argv": [*python, str(_SSH_SERVER), str(path)], "per_connection": False}
     # In the user's own shell, but with an empty HOME, and from there: no file of the user's own is read.
     login = _write(folder / "login", _LOGIN.format(shell=ssh.session_shell()))
     text = ssh.sshd_config(

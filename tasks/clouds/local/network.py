@@ -78,10 +78,8 @@ def ensure_bridge(tag: str) -> str:
                 return str(info["local"])
             _ip(f"link del {bridge}\n")  # half-made: its maker was killed before it had an address
     subnet = _free_subnet(tag, addresses)
-    # A MAC of its own: otherwise it changes as ports come and go, and servers talk to one that is no more.
-    mac = ":".join(["02", *(tag[i : i + 2] for i in range(0, 8, 2)), "01"])
     _ip(
-        f"link add {bridge} address {mac} type bridge forward_delay 0 stp_state 0\n"
+        f"link add {bridge} address {_mac(tag, 1)} type bridge forward_delay 0 stp_state 0\n"
         f"link set {bridge} addrgenmode none mtu {MTU_BYTES}\n"
         f"addr add {subnet[1]}/24 dev {bridge}\n"
         f"link set {bridge} up\n"
@@ -98,8 +96,9 @@ def attach(tag: str, server: str, pid: int, link_bytes_per_s: float) -> Attached
         if index is None:
             raise ProviderError("253 local servers share the bridge, and it holds no more.", reason="subnet_full")
         veth = veth_name(tag, index)
+        peer = f"eth0 address {_mac(tag, index)} mtu {MTU_BYTES} netns {pid}"
         _ip(
-            f"link add {veth} mtu {MTU_BYTES} type veth peer name eth0 mtu {MTU_BYTES} netns {pid}\n"
+            f"link add {veth} mtu {MTU_BYTES} type veth peer name {peer}\n"
             f"link set {veth} alias {server}\n"
             f"link set {veth} addrgenmode none master {bridge_name(tag)} up\n"
         )
@@ -181,6 +180,11 @@ def bridge_is_idle(tag: str) -> bool:
     """Whether the bridge exists without any veth on it. Call it under `lock`."""
     names = {name for _, name in socket.if_nameindex() if name.startswith(f"ts{tag}")}
     return names == {bridge_name(tag)}
+
+
+def _mac(tag: str, index: int) -> str:
+    """One address, one MAC, for ever: neighbours remember those of a server that is gone for half a minute."""
+    return ":".join(["02", *(tag[i : i + 2] for i in range(0, 8, 2)), f"{index:02x}"])
 
 
 def _free_subnet(tag: str, addresses: list[dict[str, Any]]) -> ipaddress.IPv4Network:

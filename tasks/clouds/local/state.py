@@ -19,7 +19,7 @@ import shutil
 import stat
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -159,7 +159,7 @@ class StateDir:
             return
         for child in children:
             if child.is_dir() and not child.is_symlink():
-                shutil.rmtree(child, onerror=_make_writable_and_retry)
+                _remove_tree(child)
             else:
                 child.unlink(missing_ok=True)
         with suppress(FileNotFoundError):
@@ -267,13 +267,13 @@ def _write_atomically(path: Path, record: Record) -> None:
     temporary.replace(path)
 
 
-def _make_writable_and_retry(_: Callable[[str], object], failed: str, __: object) -> None:
-    """A server may leave directories that their own owner cannot enter."""
-    path = Path(failed)
-    for directory in (path.parent, path):
-        if directory.is_dir() and not directory.is_symlink():
-            directory.chmod(stat.S_IRWXU)
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+def _remove_tree(top: Path) -> None:
+    try:
+        shutil.rmtree(top)
+    except PermissionError:  # a server may leave folders that their own owner cannot enter
+        top.chmod(stat.S_IRWXU)
+        for folder, below, _ in os.walk(top):
+            for path in (Path(folder, name) for name in below):
+                if not path.is_symlink():
+                    path.chmod(stat.S_IRWXU)
+        shutil.rmtree(top)
