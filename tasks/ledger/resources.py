@@ -228,8 +228,8 @@ def _read(conn: sa.Connection, intent_id: str) -> LedgerRow:
 
 
 def _find(conn: sa.Connection, condition: sa.ColumnElement[bool]) -> LedgerRow | None:
-    query = sa.select(resources).where(condition).order_by(_COLUMNS.intended_unix_s.desc(), _COLUMNS.attempt.desc()).limit(1)
-    found = conn.execute(query).mappings().first()
+    newest_first = (_COLUMNS.intended_unix_s.desc(), _COLUMNS.attempt.desc())
+    found = conn.execute(sa.select(resources).where(condition).order_by(*newest_first).limit(1)).mappings().first()
     return None if found is None else _to_row(found)
 
 

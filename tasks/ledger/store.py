@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import sqlalchemy as sa
-from sqlalchemy.pool import NullPool
+from sqlalchemy.pool import NullPool, StaticPool
 
 from tasks.domain.errors import ConfigError
 from tasks.domain.lifecycle import LedgerError, StaleRowError
@@ -34,14 +34,25 @@ class Store:
     """
 
     def __init__(self, url: str, *, now: Callable[[], float] = time.time) -> None:
-        self.url = sa.engine.make_url(url)
+        self.url = _checked(url)
+        self._open(now)
+
+    @classmethod
+    def volatile(cls, *, now: Callable[[], float] = time.time) -> Self:
+        """A ledger in memory, for a reaper whose real one cannot be opened: it then goes by tags alone."""
+        store = cls.__new__(cls)
+        store.url = sa.engine.make_url("sqlite://")
+        store._open(now)
+        return store
+
+    def _open(self, now: Callable[[], float]) -> None:
         self.now = now
         self._engine = _engine(self.url)
         with self._transaction(write=False) as conn:
             if self.url.get_backend_name() == "sqlite":
                 self._check_pages(conn)
             found = schema.version(conn)
-        if found != schema.newest():  # so that a full disk can still be read
+        if found != schema.newest():  # so that what cannot be written can still be read
             with self._transaction() as conn:
                 if self.url.get_backend_name() == "postgresql":
                     conn.execute(sa.text("SELECT pg_advisory_xact_lock(7305112)"))  # any number, always the same
@@ -87,6 +98,19 @@ class Store:
         )
 
 
+def _checked(url: str) -> sa.URL:
+    example = "Give sqlite:////a/path/ledger.sqlite or postgresql://user:password@host/database."
+    try:
+        parsed = sa.engine.make_url(url)
+    except sa.exc.ArgumentError as exc:
+        raise ConfigError("The ledger's URL cannot be read.", next_step=example) from exc
+    if parsed.get_backend_name() not in ("sqlite", "postgresql"):
+        raise ConfigError(f"The ledger cannot be kept in {parsed.get_backend_name()}.", next_step=example)
+    if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
+        raise ConfigError(f"The ledger {url} would be lost with the process.", next_step=example)
+    return parsed
+
+
 def _engine(url: sa.URL) -> sa.Engine:
     if url.get_backend_name() != "sqlite":
         try:
@@ -96,18 +120,16 @@ def _engine(url: sa.URL) -> sa.Engine:
                 f"The ledger {url.render_as_string()} needs a database driver that is not installed: {exc}.",
                 next_step="For PostgreSQL install psycopg (pip install 'psycopg[binary]').",
             ) from exc
-    if not url.database or url.database == ":memory:":
-        raise ConfigError(
-            f"The ledger {url} would be lost with the process.", next_step="Give sqlite:////a/path/ledger.sqlite."
-        )
     try:
-        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+        if url.database and not url.database.startswith("file:"):
+            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
         raise LedgerError(
             f"The folder of the ledger {url} cannot be made: {exc}.", next_step="Nothing is created without a ledger."
         ) from exc
     # No pool: a connection that is kept would be shared with forked children, which corrupts SQLite files.
-    engine = sa.create_engine(url, poolclass=NullPool, connect_args={"timeout": BUSY_TIMEOUT_S})
+    pool = NullPool if url.database else StaticPool
+    engine = sa.create_engine(url, poolclass=pool, connect_args={"timeout": BUSY_TIMEOUT_S})
     sa.event.listen(engine, "connect", _set_up_sqlite)
     sa.event.listen(engine, "begin", _begin_sqlite)
     return engine
@@ -118,7 +140,7 @@ def _set_up_sqlite(connection: Any, _record: Any) -> None:
     deadline_s = time.monotonic() + BUSY_TIMEOUT_S
     while True:
         try:
-            if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+            if connection.execute("PRAGMA journal_mode").fetchone()[0] not in ("wal", "memory"):
                 connection.execute("PRAGMA journal_mode=WAL")
             break
         except connection.OperationalError as exc:
