@@ -6,9 +6,10 @@ stall; so nothing here waits for one stream alone.
 
 from __future__ import annotations
 
+import shlex
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import BinaryIO
 
 import paramiko
@@ -16,6 +17,8 @@ import paramiko
 READ_BYTES = 1 << 16
 SEND_BYTES = 32_704  # what fits OpenSSH's packets of 32 KiB beside their headers
 STDERR_KEPT_BYTES = 1 << 16  # a tail is enough to name a failure
+SHOWN_CHARACTERS = 200
+STDERR_SHOWN_CHARACTERS = 2_000
 _STATUS_AFTER_OUTPUT_S = 15.0
 _TRANSPORT_ENDS_S = 0.2
 _FEEDER_ENDS_S = 1.0
@@ -27,6 +30,18 @@ class ConnectionDead(Exception):
 
 class InputUnreadable(Exception):
     """The local file that was being sent as input failed."""
+
+
+def shown(argv: Sequence[str]) -> str:
+    """A command as a message quotes it."""
+    line = shlex.join(argv)
+    return f"`{line}`" if len(line) <= SHOWN_CHARACTERS else f"`{line[:SHOWN_CHARACTERS]}…`"
+
+
+def said(stderr: str) -> str:
+    """What a failed command printed last, as a sentence."""
+    last = stderr.strip()[-STDERR_SHOWN_CHARACTERS:]
+    return f"It said: {last}" if last else "It said nothing."
 
 
 class _Wake(threading.Event):
@@ -69,7 +84,7 @@ class Command:
     def read(self, timeout_s: float | None) -> bytes:
         """The next piece of stdout, b"" when both outputs have ended.
 
-        Raises TimeoutError when neither output brought anything for `timeout_s`, and ConnectionDead.
+        Raises TimeoutError when no stdout came for `timeout_s`, whatever came on stderr, and ConnectionDead.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
@@ -80,10 +95,11 @@ class Command:
                 return self._take(self._channel.recv)
             if ended and not self._channel.recv_stderr_ready():
                 return b""
-            if got_stderr or ended:
-                continue
-            if not self._wake.wait(None if deadline is None else deadline - time.monotonic()):
+            left_s = None if deadline is None else deadline - time.monotonic()
+            if left_s is not None and left_s <= 0:
                 raise TimeoutError
+            if not got_stderr and not ended:
+                self._wake.wait(left_s)
 
     def status(self) -> int:
         """The exit status once the output has ended; -1 when a signal ended it.

@@ -21,12 +21,11 @@ from typing import BinaryIO
 import paramiko
 
 from tasks.domain.errors import CommandFailedError, ConfigError, RemoteError, UnreachableError
-from tasks.remote.command import Command, ConnectionDead, InputUnreadable
+from tasks.remote.command import Command, ConnectionDead, InputUnreadable, said, shown
 from tasks.remote.lines import LineStream
 
 STDOUT_MAX_BYTES = 64 << 20
 CLOSE_S = 2.0
-STDERR_SHOWN_CHARACTERS = 2_000
 GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -86,12 +85,12 @@ class Session:
     ) -> Completed:
         """Run a command and wait until it has ended and closed its outputs.
 
-        Raises CommandFailedError (reason `exit_N`, `signal`, `timeout`, `output_too_large`) and UnreachableError.
-        After a timeout the command may still be running on the server.
+        Raises CommandFailedError (reason `exit_N`, `signal`, `timeout`, `output_too_large`), RemoteError
+        (`not_started`) and UnreachableError. After a timeout the command may still be running on the server.
         """
         deadline = time.monotonic() + timeout_s
         source = io.BytesIO(stdin) if isinstance(stdin, bytes) else stdin
-        command = self._start(argv, source, limit_s=timeout_s)
+        command = self._start(argv, source)
         try:
             stdout = self._read_all(command, argv, deadline, timeout_s)
             completed = Completed(self._status(command, argv), stdout.decode(errors="replace"), command.stderr)
@@ -103,7 +102,7 @@ class Session:
 
     def stream(self, argv: Sequence[str], *, silence_s: float | None = None) -> LineStream:
         """Start a command and return its lines of stdout as they come; see LineStream for how it ends."""
-        return LineStream(self._start(argv, None, limit_s=None), label=self.label, silence_s=silence_s, lost=self._lost)
+        return LineStream(self._start(argv, None), label=self.label, silence_s=silence_s, lost=self._lost)
 
     def put(self, local: Path | bytes, remote: str, mode: int = 0o644, *, timeout_s: float = 300.0) -> int:
         """Copy one file: whole under its name or not at all. Returns the bytes sent.
@@ -142,7 +141,8 @@ class Session:
         """Unpack a .tar.gz into `directory` (made if missing) and, if all of it arrived, become the command `then`.
 
         One exec for everything: the quickest way from a fresh connection to a started program. gzip is required
-        because its checksum is what tells a whole archive from one that a lost connection cut short.
+        because its checksum is what tells a whole archive from one that a lost connection cut short. A file object
+        must be seekable; it is closed.
         """
         with io.BytesIO(archive) if isinstance(archive, bytes) else _open(archive) as source:
             magic = source.read(2)
@@ -157,23 +157,23 @@ class Session:
 
     # -- how a command starts, is read and ends --
 
-    def _start(self, argv: Sequence[str], stdin: BinaryIO | None, *, limit_s: float | None) -> Command:
-        line = shlex.join(argv)
-        limit_s = self._answer_s if limit_s is None else min(limit_s, self._answer_s)
-        with self._limit(limit_s, f"Starting `{_short(line)}` on {self.label}"):
+    def _start(self, argv: Sequence[str], stdin: BinaryIO | None) -> Command:
+        # The limit is the connection's, not the command's: a short timeout must not cut a slow line.
+        with self._limit(self._answer_s, f"Starting {shown(argv)} on {self.label}"):
             try:
-                channel = self._transport.open_session(timeout=limit_s)
+                line = shlex.join(argv)
+                channel = self._transport.open_session(timeout=self._answer_s)
                 channel.exec_command(line)
                 self._count(len(line))
                 return Command(channel, stdin, self._count)
             except (OSError, EOFError, paramiko.SSHException) as exc:
-                raise self._not_started(line, exc) from exc
+                raise self._not_started(argv, exc) from exc
 
-    def _not_started(self, line: str, exc: Exception) -> RemoteError:
+    def _not_started(self, argv: Sequence[str], exc: Exception) -> RemoteError:
         if not self._still_alive():
             return self._lost(exc)
         return RemoteError(
-            f"{self.label} did not start `{_short(line)}`: {exc}.",
+            f"{self.label} did not start {shown(argv)}: {exc}.",
             reason="not_started",
             next_step="sshd runs ten commands at once over one connection (MaxSessions); open another one for more.",
         )
@@ -185,7 +185,7 @@ class Session:
                 stdout += piece
                 if len(stdout) > STDOUT_MAX_BYTES:
                     raise CommandFailedError(
-                        f"`{_short(shlex.join(argv))}` on {self.label} printed more than {STDOUT_MAX_BYTES >> 20} MiB.",
+                        f"{shown(argv)} on {self.label} printed more than {STDOUT_MAX_BYTES >> 20} MiB.",
                         reason="output_too_large",
                         next_step="Write it to a file there, or use a narrower command.",
                     )
@@ -193,8 +193,7 @@ class Session:
                     raise TimeoutError
         except TimeoutError as exc:
             raise CommandFailedError(
-                f"`{_short(shlex.join(argv))}` on {self.label} had not ended after {timeout_s:g} s."
-                + _tail(command.stderr),
+                f"{shown(argv)} on {self.label} had not ended after {timeout_s:g} s. {said(command.stderr)}",
                 reason="timeout",
                 next_step="It may still be running there; something that it started may hold its output open.",
             ) from exc
@@ -208,7 +207,7 @@ class Session:
         except ConnectionDead as exc:
             raise self._lost(self._transport.get_exception()) from exc
         except InputUnreadable as exc:
-            raise ConfigError(f"The input of `{_short(shlex.join(argv))}` cannot be read: {exc}.") from exc
+            raise ConfigError(f"The input of {shown(argv)} cannot be read: {exc}.") from exc
 
     def _end(self, command: Command) -> None:
         # Closing a channel has to send, which waits behind input that a frozen server does not take.
@@ -220,7 +219,7 @@ class Session:
     def _failed(self, argv: Sequence[str], completed: Completed) -> CommandFailedError:
         how = f"ended with status {completed.rc}" if completed.rc >= 0 else "was ended by a signal"
         return CommandFailedError(
-            f"`{_short(shlex.join(argv))}` on {self.label} {how}." + _tail(completed.stderr),
+            f"{shown(argv)} on {self.label} {how}. {said(completed.stderr)}",
             reason=f"exit_{completed.rc}" if completed.rc >= 0 else "signal",
         )
 
@@ -298,12 +297,3 @@ def _open(source: Path | BinaryIO) -> BinaryIO:
         return source.open("rb")
     except OSError as exc:
         raise ConfigError(f"The file to be sent cannot be read: {exc}.") from exc
-
-
-def _short(line: str) -> str:
-    return line if len(line) <= 200 else line[:200] + "…"
-
-
-def _tail(stderr: str) -> str:
-    shown = stderr.strip()[-STDERR_SHOWN_CHARACTERS:]
-    return f" It said: {shown}" if shown else " It said nothing."

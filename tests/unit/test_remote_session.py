@@ -133,6 +133,14 @@ def test_a_timeout_leaves_the_session_usable(session) -> None:
     assert session.run(["echo", "still here"], timeout_s=10).stdout == "still here\n"
 
 
+@pytest.mark.parametrize("target", ["1", "2"])
+def test_a_flood_without_end_does_not_put_off_the_timeout(session, target, monkeypatch) -> None:
+    monkeypatch.setattr("tasks.remote.session.STDOUT_MAX_BYTES", 1 << 40)
+    with pytest.raises(CommandFailedError) as caught:
+        session.run(["sh", "-c", f"yes >&{target}"], timeout_s=0.3)
+    assert caught.value.reason == "timeout"
+
+
 @pytest.mark.skipif(SSHD is None, reason="sshd is not installed")
 def test_more_commands_at_once_than_sshd_allows_is_no_lost_connection(session) -> None:
     talking = ["sh", "-c", "while :; do echo; sleep 0.1; done"]
