@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -11,11 +14,12 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from tasks.clouds.base import ErrorKind, Ref
+from tasks.clouds.base import OWNER, OWNER_TAG, ErrorKind, Ref
 from tasks.clouds.local import LocalCloud, LocalCloudError, microvm, network, ssh
 from tasks.clouds.local.state import StateDir
 from tests.local_servers import PATIENCE_S, Order, run, traces, wait_until
@@ -167,7 +171,9 @@ def test_servers_run_side_by_side_and_reach_the_controller(cloud: LocalCloud) ->
 
 
 def test_an_address_that_was_another_servers_a_moment_ago_is_reached_at_once(cloud: LocalCloud) -> None:
-    cloud.model_host()  # keeps the bridge, and with it what the host remembers of its neighbours
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("takes two CPUs")
+    cloud.create(Order(SMALL).spec)  # keeps the bridge up, and with it what the host remembers of its neighbours
     addresses = []
     for _ in range(3):
         order = Order(SMALL)
@@ -186,6 +192,17 @@ def test_a_lease_that_was_killed_leaves_a_bridge_that_is_listed_and_deleted(clou
     (bridge,) = cloud.list_owned().resources
     assert bridge.kind == "bridge"
     cloud.delete(bridge.ref())
+    assert cloud.list_owned().resources == ()
+
+
+def test_what_is_left_when_the_record_is_lost_is_listed_and_deleted(cloud: LocalCloud) -> None:
+    server = cloud.create(Order(SMALL).spec)
+    shutil.rmtree(cloud.state_dir / "vms" / server.name)
+    left = cloud.list_owned().resources
+    assert {resource.kind for resource in left} == {"process", "cgroup", "interface"}
+    assert all(resource.tags == {OWNER_TAG: OWNER} and cloud.get(resource.ref()) for resource in left)
+    for resource in sorted(left, key=lambda resource: resource.kind):
+        cloud.delete(resource.ref())
     assert cloud.list_owned().resources == ()
 
 
@@ -226,11 +243,11 @@ def test_a_create_that_fails_removes_what_it_made(cloud: LocalCloud) -> None:
 
 CREATOR = textwrap.dedent(
     """
-    import os, signal, sys
+    import json, os, signal, sys
     from pathlib import Path
+    from tasks.clouds.base import CreateSpec
     from tasks.clouds.local import LocalCloud, cgroups, launch, network, processes
     from tasks.clouds.local.state import StateDir
-    from tests.local_servers import Order
 
     def die_instead(*_, **__):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -259,22 +276,22 @@ CREATOR = textwrap.dedent(
     }
     owner, name, replacement = points[sys.argv[2]]
     cloud = LocalCloud(Path(sys.argv[1]), "microvm")
-    order = Order("cpu1-mem128m-400mbit", name="half-made")
     setattr(owner, name, replacement)
-    cloud.delete(cloud.create(order.spec).ref())
+    cloud.delete(cloud.create(CreateSpec(**json.loads(sys.argv[3]))).ref())
     """
 )
 POINTS = [line.split('"')[1] for line in CREATOR.splitlines() if line.startswith('    "')]
 
 
-def die(directory: Path, point: str) -> None:
-    done = subprocess.run([sys.executable, "-c", CREATOR, str(directory), point], stderr=subprocess.PIPE, text=True)
-    assert done.returncode == -9, done.stderr
+def creator_argv(code: str, directory: Path, point: str) -> list[str]:
+    spec = json.dumps(asdict(Order("cpu1-mem128m-400mbit", name="half-made").spec))
+    return [sys.executable, "-c", code, str(directory), point, spec]
 
 
 @pytest.mark.parametrize("point", POINTS)
 def test_kill_of_the_creator_or_deleter_leaves_nothing_that_is_not_found(cloud: LocalCloud, point: str) -> None:
-    die(cloud.state_dir, point)
+    done = subprocess.run(creator_argv(CREATOR, cloud.state_dir, point), stderr=subprocess.PIPE, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
     if point == "running":  # its creator's death is nothing to a server
         (server,) = cloud.list_owned().resources
         assert server.state == "running"
@@ -288,8 +305,7 @@ def test_kill_of_the_creator_or_deleter_leaves_nothing_that_is_not_found(cloud: 
 def test_kill_of_the_creator_at_random_moments(cloud: LocalCloud) -> None:
     code = CREATOR.replace("setattr(owner, name, replacement)", 'print("up", flush=True)')
     for _ in range(4):
-        argv = [sys.executable, "-c", code, str(cloud.state_dir), "running"]
-        with subprocess.Popen(argv, stdout=subprocess.PIPE) as creator:
+        with subprocess.Popen(creator_argv(code, cloud.state_dir, "running"), stdout=subprocess.PIPE) as creator:
             assert creator.stdout is not None and creator.stdout.readline() == b"up\n"
             time.sleep(random.uniform(0.0, 0.25))
             creator.kill()

@@ -6,6 +6,7 @@ Everything runs twice, with OpenSSH's sshd and with the asyncssh server that tak
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import textwrap
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
 import paramiko
@@ -234,18 +236,19 @@ def test_processes_without_a_record_are_listed_and_can_be_deleted(cloud: LocalCl
 def test_kill_of_the_creator_at_any_moment_leaves_nothing_that_is_not_found(tmp_path: Path, after_s: float) -> None:
     script = textwrap.dedent(
         """
-        import sys
+        import json, sys
         from pathlib import Path
+        from tasks.clouds.base import CreateSpec
         from tasks.clouds.local import LocalCloud
-        from tests.local_servers import Order
-        cloud, order = LocalCloud(Path(sys.argv[1]), "loopback"), Order(name="half-made")
+        cloud = LocalCloud(Path(sys.argv[1]), "loopback")
         print("up", flush=True)
-        cloud.create(order.spec)
+        cloud.create(CreateSpec(**json.loads(sys.argv[2])))
         print("created", flush=True)
         """
     )
     with cloud_at(tmp_path / "state") as cloud:
-        argv = [sys.executable, "-c", script, str(tmp_path / "state")]
+        spec = json.dumps(asdict(Order(name="half-made").spec))
+        argv = [sys.executable, "-c", script, str(tmp_path / "state"), spec]
         with subprocess.Popen(argv, stdout=subprocess.PIPE, start_new_session=True) as creator:
             assert creator.stdout is not None and creator.stdout.readline() == b"up\n"
             time.sleep(after_s)

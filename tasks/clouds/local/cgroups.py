@@ -101,10 +101,8 @@ class Hierarchy:
                     effective = folder.parent / setting.replace("cpuset.", "cpuset.effective_")
                     own.write_text(effective.read_text())
             return
-        for parent in (folder.parent, folder):
-            missing = set(CONTROLLERS) - set((parent / "cgroup.subtree_control").read_text().split())
-            if missing:
-                (parent / "cgroup.subtree_control").write_text(" ".join(f"+{c}" for c in sorted(missing)))
+        _delegate(folder.parent)
+        _delegate(folder)
 
 
 class NoCgroupsError(UnsupportedError):
@@ -132,21 +130,27 @@ def find(mounts_text: str | None = None) -> Hierarchy:
 
 
 def why_unusable() -> str:
-    """Why this process may not make cgroups with limits, or "" when it may. Leaves nothing behind."""
+    """Why this process may not make cgroups with limits, or "" when it may. Makes none."""
     try:
         hierarchy = find()
+        for mount in hierarchy.mounts.values():
+            if not os.access(mount, os.W_OK):
+                return f"{mount} cannot be written to"
+        if hierarchy.version == 2:
+            _delegate(hierarchy.mounts["memory"])
     except NoCgroupsError as exc:
         return exc.message
-    probe = f"probe-{os.getpid()}"
-    try:
-        hierarchy.make("probe", probe, 2**30, sorted(os.sched_getaffinity(0)))
     except OSError as exc:
-        return f"cgroups cannot be made: {exc.strerror} ({exc.filename})"
-    finally:
-        for folder in hierarchy.folders("probe"):
-            _remove_folder(folder / probe)
-        hierarchy.remove_folder_if_empty("probe")
+        return f"the cgroup controllers {', '.join(CONTROLLERS)} cannot be used: {exc.strerror}"
     return ""
+
+
+def _delegate(folder: Path) -> None:
+    """Version 2: let the children of a cgroup have limits."""
+    control = folder / "cgroup.subtree_control"
+    missing = set(CONTROLLERS) - set(control.read_text().split())
+    if missing:
+        control.write_text(" ".join(f"+{controller}" for controller in sorted(missing)))
 
 
 def _remove_folder(folder: Path) -> bool:

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -42,15 +41,14 @@ def why_not() -> str:
 
 
 def _why_no_namespaces() -> str:
-    with tempfile.TemporaryDirectory() as mount_point:
-        config = {"isolation": "probe", "mount_point": mount_point, "commands": network.probe_commands()}
-        done = subprocess.run(
-            [ssh.controller_python(), "-I", "-S", server_init.__file__],
-            input=json.dumps(config) + "\n",
-            capture_output=True,
-            text=True,
-            timeout=PROBE_TIMEOUT_S,
-        )
+    config = {"isolation": "probe", "mount_point": "/proc", "commands": network.probe_commands()}
+    done = subprocess.run(
+        [ssh.controller_python(), "-I", "-S", server_init.__file__],
+        input=json.dumps(config) + "\n",
+        capture_output=True,
+        text=True,
+        timeout=PROBE_TIMEOUT_S,
+    )
     if done.returncode == 0:
         return ""
     lines = [line for line in done.stderr.strip().splitlines() if line]

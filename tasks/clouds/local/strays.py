@@ -86,6 +86,7 @@ def remove(state: StateDir, ref: Ref) -> None:
         microvm.remove_traces(state, what)
     elif kind == "interface" and ref.name not in names:
         network.remove(state.tag, what)
+        microvm.remove_idle_bridge(state)
     elif kind == "bridge":
         microvm.remove_idle_bridge(state)
     elif kind == "leftover":
