@@ -177,6 +177,14 @@ class Cloud(Protocol):
         """Every server type, with its places and price."""
         ...
 
+    def server_type(self, name: str) -> ServerType:
+        """One server type. Raises ConfigError for a name that the vendor does not sell."""
+        ...
+
+    def default_server_types(self) -> Sequence[str]:
+        """Names that a sweep takes when it names none."""
+        ...
+
     def create(self, spec: CreateSpec) -> Resource:
         """Ask for the server and return as soon as the vendor has accepted it; it may still be pending.
 

@@ -48,7 +48,7 @@ class ClassicPolicy:
     long_cell_slack: float = 1.1
 
     def judge_model(self, view: RunView, model: ModelSpec) -> Verdict:
-        needed = disk_needed_bytes(model.bytes)
+        needed = disk_needed_bytes(model.planned_bytes)
         evidence = {"disk_needed_bytes": needed, "disk_free_bytes": view.disk_free_bytes}
         return Verdict(needed <= view.disk_free_bytes, Reason.DISK, evidence)
 
@@ -56,7 +56,7 @@ class ClassicPolicy:
         return GO
 
     def limit_s(self, view: RunView, cell: Cell) -> float:
-        return process_limit_s(view.model(cell.model).bytes, cell.n_tokens, view.step(cell).min_tok_per_s)
+        return process_limit_s(view.model(cell.model).planned_bytes, cell.n_tokens, view.step(cell).min_tok_per_s)
 
     def judge_running(self, view: RunView, bench: BenchView) -> Verdict:
         limit_s = self.limit_s(view, bench.cells[0])

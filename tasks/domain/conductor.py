@@ -36,7 +36,7 @@ class Conductor:
         self.plan = plan
         self.policy = policy
         self.view = RunView(plan=plan)
-        self.models = [ModelState(m) for m in sorted(plan.models, key=lambda m: m.bytes)]
+        self.models = [ModelState(m) for m in sorted(plan.models, key=lambda m: m.planned_bytes)]
         self.builds = list(plan.builds) or [DEFAULT_BUILD]
         self.proven_builds: set[str] = set()
         self.bench: BenchState | None = None
@@ -87,7 +87,7 @@ class Conductor:
         self._close(event.t_s, self._model(event.model), Reason(event.reason), event.detail)
 
     def _on_DownloadStarted(self, event: ev.DownloadStarted) -> None:
-        self._model(event.model).download_started(event.t_s, event.bytes_resumed)
+        self._model(event.model).download_started(event.t_s, event.bytes_total, event.bytes_resumed)
 
     def _on_DownloadProgress(self, event: ev.DownloadProgress) -> None:
         self._model(event.model).progress(event.t_s, event.bytes_done)
@@ -106,7 +106,7 @@ class Conductor:
         model.download.finished = True
         model.stage = Stage.READY
         self.view.finished_downloads.append(model.download)
-        self.view.disk_free_bytes -= model.spec.bytes
+        self.view.disk_free_bytes -= model.spec.planned_bytes
 
     def _on_DownloadFailed(self, event: ev.DownloadFailed) -> None:
         model = self._model(event.model)
@@ -294,7 +294,7 @@ class Conductor:
 
     def _done_with(self, model: ModelState, out: list[act.Action]) -> None:
         model.stage = Stage.CLOSED
-        self.view.disk_free_bytes += model.spec.bytes
+        self.view.disk_free_bytes += model.spec.planned_bytes
         out.append(act.RemoveModel(model.spec.name))
 
     def _judge_downloads(self, out: list[act.Action]) -> None:
@@ -341,11 +341,11 @@ class Conductor:
             if not self._pending(model.spec.name):
                 model.stage = Stage.CLOSED
                 continue
-            if waiting and disk_needed_bytes(model.spec.bytes) > self.view.disk_free_bytes:
+            if waiting and disk_needed_bytes(model.spec.planned_bytes) > self.view.disk_free_bytes:
                 return  # room may come when a waiting model is done
             verdict = self.policy.judge_model(self.view, model.spec)
-            waiting_bytes = sum(m.spec.bytes for m in waiting)
-            if verdict.go and not self.policy.may_run_ahead(self.view, waiting_bytes, model.spec.bytes):
+            waiting_bytes = sum(m.spec.planned_bytes for m in waiting)
+            if verdict.go and not self.policy.may_run_ahead(self.view, waiting_bytes, model.spec.planned_bytes):
                 return  # asked again when a waiting model is done
             action = "download" if verdict.go else "skip_model"
             self._decide(self.view.now_s, action, model.spec.name, verdict.reason.value, verdict.evidence)

@@ -45,7 +45,7 @@ class DynamicPolicy:
     run_ahead_memory_ratio: float = 0.5
 
     def judge_model(self, view: RunView, model: ModelSpec) -> Verdict:
-        needed = disk_needed_bytes(model.bytes)
+        needed = disk_needed_bytes(model.planned_bytes)
         if needed > view.disk_free_bytes:
             return Verdict(False, Reason.DISK, {"disk_needed_bytes": needed, "disk_free_bytes": view.disk_free_bytes})
         verdicts = [
@@ -111,7 +111,7 @@ class DynamicPolicy:
         return Verdict(needed_s <= view.remaining_s, view.end_reason, evidence)
 
     def load_limit_s(self, view: RunView, model: str) -> float:
-        return view.model(model).bytes / self.load_floor_bytes_per_s + self.load_grace_s
+        return view.model(model).planned_bytes / self.load_floor_bytes_per_s + self.load_grace_s
 
     def _repeat_limit_s(self, view: RunView, cell: Cell) -> float:
         return cell.n_tokens / view.step(cell).min_tok_per_s * self.hopeless_slack

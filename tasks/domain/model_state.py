@@ -33,13 +33,14 @@ class ModelState:
 
     def begin_download(self, now_s: float) -> None:
         self.stage = Stage.DOWNLOADING
-        self.download = DownloadView(self.spec.name, self.spec.bytes, started_s=now_s)
+        self.download = DownloadView(self.spec.name, self.spec.planned_bytes, started_s=now_s)
         self.pause_asked = False
         self.progress_at_s = now_s
 
-    def download_started(self, t_s: float, bytes_resumed: int) -> None:
+    def download_started(self, t_s: float, bytes_total: int, bytes_resumed: int) -> None:
         self.progress_at_s = t_s
         if self.download is not None:
+            self.download.bytes_total = bytes_total or self.download.bytes_total
             self.download.started_s = t_s
             self.download.bytes_done = bytes_resumed
 

@@ -119,8 +119,8 @@ class RunView:
 
     def smaller_models(self, name: str) -> Sequence[ModelSpec]:
         """Models with fewer bytes, largest first."""
-        limit = self.model(name).bytes
-        return sorted((m for m in self.plan.models if m.bytes < limit), key=lambda m: -m.bytes)
+        limit = self.model(name).planned_bytes
+        return sorted((m for m in self.plan.models if m.planned_bytes < limit), key=lambda m: -m.planned_bytes)
 
 
 class Policy(Protocol):

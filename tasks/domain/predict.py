@@ -41,7 +41,7 @@ def predict(view: RunView, cell: Cell) -> Prediction | None:
         same = Cell(model.name, cell.task, cell.n_tokens)
         measured = view.tok_per_s(same)
         if measured is not None:
-            ratio = model.bytes / view.model(cell.model).bytes
+            ratio = model.planned_bytes / view.model(cell.model).planned_bytes
             return Prediction(measured * ratio / SMALLER_MODEL_FACTOR, measured * ratio * SMALLER_MODEL_FACTOR, same)
     return None
 

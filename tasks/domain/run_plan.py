@@ -20,7 +20,8 @@ PLAN_VERSION = 1
 class ModelSpec:
     """A GGUF model to download and benchmark.
 
-    bytes: exact file size. sha256: of the file, or "" where it is not known.
+    bytes: exact file size, or 0 where it is not known; listed_bytes: a size near enough for planning.
+    sha256: of the file, or "" where it is not known.
     weights: "real" or "random" (files of a real architecture made without a download).
     urls: mirrors of the same bytes, tried in order.
     """
@@ -32,6 +33,12 @@ class ModelSpec:
     sha256: str = ""
     weights: str = "real"
     revision: str = ""
+    listed_bytes: int = 0
+
+    @property
+    def planned_bytes(self) -> int:
+        """The size that order, fit and time are reckoned with."""
+        return self.bytes or self.listed_bytes
 
 
 @dataclass(frozen=True)

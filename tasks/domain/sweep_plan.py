@@ -83,11 +83,12 @@ def plan_server(
     """Plan one server; see PlannedServer. Overheads of create and teardown are taken as one minute."""
     overhead_s = 60.0
     link = offer.link_bytes_per_s or 125e6
-    fitting = [m for m in sorted(models, key=lambda m: m.bytes) if m.bytes < min(offer.memory_bytes, offer.disk_bytes)]
+    room = min(offer.memory_bytes, offer.disk_bytes)
+    fitting = [m for m in sorted(models, key=lambda m: m.planned_bytes) if m.planned_bytes < room]
     cap_s = deadline_s
     if offer.usd_per_hour > 0:
         cap_s = min(cap_s, float(max_usd / offer.usd_per_hour) * 3600)
-    slowest_s = sum(m.bytes / link for m in fitting)
+    slowest_s = sum(m.planned_bytes / link for m in fitting)
     slowest_s += sum((n_repeats + 1) * s.n_tokens / s.min_tok_per_s for s in ladder) * len(fitting)
     high_s = min(cap_s, overhead_s + slowest_s)
     low_s = min(cap_s, overhead_s + (fitting[0].bytes / link if fitting else 0.0))

@@ -1,0 +1,40 @@
+# `make sweep` and `make test` set up all they need: uv, the locked dependencies and the llama.cpp runtime.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
+RUN := $(UV) run --frozen --no-sync
+
+.PHONY: help setup sweep test lab check bench ui clean
+
+help:  ## show this help
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+setup: .venv/.synced  ## install the locked dependencies into .venv
+
+.venv/.synced: pyproject.toml uv.lock
+	@$(PYTHON) deployments/bootstrap.py
+	@$(UV) sync --frozen --quiet
+	@touch $@
+
+sweep: setup  ## measure this machine: three local servers, three models, a few minutes
+	@$(RUN) tokensweep run local --yes
+
+test: setup  ## every test that can run here
+	@$(RUN) pytest -q
+
+check: setup  ## format, lint, types, layers, Python version of the agent
+	@$(RUN) ruff format --check .
+	@$(RUN) ruff check .
+	@$(RUN) mypy
+	@$(RUN) lint-imports
+	@$(RUN) vermin --no-tips --violations -t=3.9- tasks/domain agent-image/agent
+
+bench: setup  ## our own benchmarks: speed truth, pipeline, guard, time to first bench
+	@$(RUN) python -m tests.benchmarks
+
+ui: setup  ## Prefect UI with the sweep form on http://127.0.0.1:4200
+	@$(RUN) tokensweep ui
+
+clean:  ## remove what this checkout made (the lake too)
+	rm -rf var .venv .tools

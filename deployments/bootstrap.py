@@ -1,0 +1,57 @@
+"""First step of `make`: say what is missing on this machine, and get uv. Standard library only.
+
+Exit code 2 when something is missing that cannot be installed from here.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+TOOLS = Path(".tools")
+MIN_PYTHON = (3, 11)
+UV = "uv>=0.5"
+
+
+def missing() -> list[str]:
+    """What a person has to install, one line each."""
+    lines = []
+    if platform.system() != "Linux":
+        lines.append(f"Linux (this is {platform.system()})")
+    if sys.version_info < MIN_PYTHON:
+        lines.append(f"Python 3.11 or newer (this is {platform.python_version()}; set PYTHON=python3.12 or the like)")
+    if not any(shutil.which(tool) for tool in ("c++", "g++", "clang++")):
+        lines.append("a C++ compiler (Debian: apt-get install g++; Fedora: dnf install gcc-c++; Arch: pacman -S gcc)")
+    if shutil.which("git") is None:
+        lines.append("git (Debian: apt-get install git)")
+    return lines
+
+
+def ensure_uv() -> None:
+    """uv from the PATH, or into .tools with this Python's own pip."""
+    if shutil.which("uv") or (TOOLS / "bin" / "uv").exists():
+        return
+    print("getting uv …", file=sys.stderr)
+    try:
+        venv.create(TOOLS, with_pip=True)
+    except subprocess.CalledProcessError:
+        sys.exit("Python cannot make a virtual environment. Debian: apt-get install python3-venv")
+    pip = [str(TOOLS / "bin" / "python"), "-m", "pip", "install", "--quiet", UV]
+    if subprocess.run(pip, check=False).returncode != 0:
+        sys.exit("uv could not be installed with pip. Is PyPI reachable? See https://docs.astral.sh/uv")
+
+
+def main() -> None:
+    lines = missing()
+    if lines:
+        print("tokensweep needs:", *(f"  - {line}" for line in lines), sep="\n", file=sys.stderr)
+        sys.exit(2)
+    ensure_uv()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""`tokensweep`: the commands. Data goes to stdout, progress and hints to stderr; every read has --json.
+
+Exit codes: 0 ok, 1 bug, 2 wrong usage or configuration, 3 nothing to do, 4 some servers failed, 5 over budget,
+6 something is left behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Annotated
+
+import typer
+
+from flows import commands, prefect_setup
+from tasks.domain.errors import TokensweepError
+from tasks.settings import Settings
+
+EXIT_NOTHING_TO_DO = 3
+EXIT_SOME_FAILED = 4
+EXIT_LEAKS = 6
+
+app = typer.Typer(
+    name="tokensweep",
+    help="Measure how fast servers run LLMs, for as little money as it can be done, and never leave one behind.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+Preset = Annotated[str, typer.Argument(help="A preset of deployments/presets, or the path of a YAML file.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Label = Annotated[str, typer.Option(help="Measure again under a new label.")]
+Server = Annotated[str, typer.Option(help="Only this server type.")]
+Sweep = Annotated[str, typer.Option("--sweep", help="A sweep's id; the newest one if left out.")]
+
+
+@app.command()
+def plan(preset: Preset = "local", server: Server = "", label: Label = "", as_json: Json = False) -> None:
+    """Show what a sweep would do and what it may cost. Creates nothing."""
+    commands.show_plan(Settings(), preset, server, label, as_json)
+
+
+@app.command()
+def run(
+    preset: Preset = "local",
+    max_usd: Annotated[float | None, typer.Option(help="Money cap; the preset's own if left out.")] = None,
+    server: Server = "",
+    label: Label = "",
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask after the plan.")] = False,
+    as_json: Json = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the flow's log.")] = False,
+) -> None:
+    """Run a sweep here, or take up where it stopped."""
+    settings = Settings()
+    prefect_setup.prepare(settings.home, verbose=verbose)
+    raise typer.Exit(commands.run_sweep(settings, preset, max_usd, server, label, yes, as_json))
+
+
+@app.command()
+def status(sweep: Sweep = "", as_json: Json = False) -> None:
+    """Show how far the sweeps are: server runs, servers that live, money spent and reserved."""
+    commands.show_status(Settings(), sweep, as_json)
+
+
+@app.command()
+def explain(
+    server: Annotated[str, typer.Argument(help="A server type.")],
+    model: Annotated[str, typer.Option(help="Only this model.")] = "",
+    sweep: Sweep = "",
+    as_json: Json = False,
+) -> None:
+    """Show every decision about a server's cells, with its evidence."""
+    commands.show_decisions(Settings(), server, model, sweep, as_json)
+
+
+@app.command()
+def query(
+    sql: Annotated[str, typer.Argument(help="SQL for DuckDB, over the views of the lake.")] = "",
+    list_views: Annotated[bool, typer.Option("--list", help="List the views and macros.")] = False,
+    as_json: Json = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+) -> None:
+    """Ask the lake."""
+    commands.show_query(Settings(), sql, list_views, as_json, as_csv)
+
+
+@app.command()
+def reap(
+    dry_run: Annotated[bool, typer.Option(help="Decide, but delete nothing.")] = False,
+    force: Annotated[bool, typer.Option(help="Go on where the brake on mass deletion holds.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Delete what nobody may use any more, prove it, and save what a dead controller had measured."""
+    settings = Settings()
+    prefect_setup.prepare(settings.home)
+    raise typer.Exit(commands.reap(settings, dry_run, force, as_json))
+
+
+@app.command()
+def leaks(as_json: Json = False) -> None:
+    """List what is left behind in all vendors, with age and price. Exit code 6 if there is anything."""
+    raise typer.Exit(commands.show_leaks(Settings(), as_json))
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Check what a sweep needs here. Creates nothing."""
+    settings = Settings()
+    prefect_setup.prepare(settings.home)
+    raise typer.Exit(commands.doctor(settings, as_json))
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option(help="Port of the Prefect server.")] = 4200,
+) -> None:
+    """Start a Prefect server with the sweep form, the cron reaper and this machine as worker. Ctrl-C ends it."""
+    from flows.control_room import serve_ui
+
+    settings = Settings()
+    raise typer.Exit(asyncio.run(serve_ui(settings, port)))
+
+
+def main() -> None:
+    """Entry point: errors that we raise on purpose become one line and their exit code."""
+    try:
+        app()
+    except TokensweepError as exc:
+        sys.stderr.write(f"tokensweep: {exc}\n")
+        sys.exit(exc.exit_code)
+    except KeyboardInterrupt:
+        sys.stderr.write("tokensweep: interrupted; what was created has been deleted, `tokensweep leaks` proves it\n")
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

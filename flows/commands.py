@@ -1,0 +1,178 @@
+"""What the commands do. Heavy imports are inside the functions: `tokensweep query` must not wait for Prefect."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from flows import render
+from tasks.domain.errors import ConfigError
+from tasks.settings import Settings
+from tasks.wiring import Services, open_services
+
+
+def print_json(value: Any) -> None:
+    def plain(item: Any) -> Any:
+        if isinstance(item, Decimal):
+            return float(item)
+        return item.isoformat() if hasattr(item, "isoformat") else str(item)
+
+    sys.stdout.write(json.dumps(value, default=plain) + "\n")
+
+
+def show_plan(settings: Settings, preset_name: str, server: str, label: str, as_json: bool) -> None:
+    from tasks.engine import ensure_engine
+    from tasks.planning import prepare
+    from tasks.presets import load_preset
+
+    services = open_services(settings)
+    preset = load_preset(preset_name, settings.presets)
+    prepared = prepare(preset, services, ensure_engine(settings.cache_dir), label=label, only=server)
+    if as_json:
+        print_json(asdict(prepared.plan))
+        return
+    render.plan(prepared.plan)
+    render.hint(f"tokensweep run {preset_name} --max-usd {preset.max_usd}")
+
+
+def run_sweep(
+    settings: Settings, preset_name: str, max_usd: float | None, server: str, label: str, yes: bool, as_json: bool
+) -> int:
+    from flows.sweep import SweepRequest, sweep
+    from tasks.presets import load_preset
+
+    preset = load_preset(preset_name, settings.presets)
+    if not yes and sys.stdin.isatty():
+        show_plan(settings, preset_name, server, label, as_json=False)
+        if not render.confirm("Run it?"):
+            return 0
+    request = SweepRequest(
+        preset=preset_name, mode="run", max_usd=max_usd or float(preset.max_usd), server=server, label=label
+    )
+    with render.progress():
+        result = asyncio.run(sweep(request))
+    services = open_services(settings)
+    if as_json:
+        print_json(result.model_dump())
+    else:
+        render.closing(services, result)
+    if result.left:
+        return 6
+    return {"nothing_to_do": 3, "some_failed": 4}.get(result.status, 0)
+
+
+def _newest_sweep(services: Services) -> str:
+    runs = services.ledger.server_runs()
+    return runs[-1].sweep_id if runs else ""
+
+
+def show_status(settings: Settings, sweep_id: str, as_json: bool) -> None:
+    services = open_services(settings)
+    runs = services.ledger.server_runs(sweep_id or None)
+    spending = {s: services.ledger.spent(s) for s in dict.fromkeys(r.sweep_id for r in runs)}
+    alive = services.ledger.open_rows(sweep_id or None)
+    if as_json:
+        print_json(
+            {
+                "runs": [asdict(r) for r in runs],
+                "spent": {s: asdict(v) for s, v in spending.items()},
+                "open": [asdict(r) for r in alive],
+            }
+        )
+        return
+    render.status(runs, spending, alive)
+
+
+def show_decisions(settings: Settings, server: str, model: str, sweep_id: str, as_json: bool) -> None:
+    from tasks.lake import open_lake, query
+
+    sql = """
+        SELECT t_s, action, subject, reason, evidence, server_run_id FROM v_decisions
+        WHERE server = ? AND (? = '' OR subject LIKE ? || '%') AND (? = '' OR sweep_id = ?)
+        ORDER BY server_run_id, t_s
+    """
+    lake = open_lake(open_services(settings).settings.lake_root)
+    rows = query(lake, sql, [server, model, model, sweep_id, sweep_id]).to_dicts()
+    if not rows:
+        known = [r["server"] for r in query(lake, "SELECT DISTINCT server FROM v_server_runs ORDER BY 1").to_dicts()]
+        raise ConfigError(
+            f"The lake has no decision about server {server!r}" + (f" and model {model!r}." if model else "."),
+            next_step=f"Servers with runs: {', '.join(known) or 'none yet; see tokensweep run'}.",
+        )
+    if as_json:
+        print_json([{**r, "evidence": json.loads(r["evidence"] or "{}")} for r in rows])
+        return
+    render.decisions(server, rows)
+
+
+def show_query(settings: Settings, sql: str, list_views: bool, as_json: bool, as_csv: bool) -> None:
+    from tasks.lake import open_lake, query
+
+    lake = open_lake(open_services(settings).settings.lake_root)
+    if list_views or not sql:
+        sql = "SELECT view_name AS name, comment FROM duckdb_views() WHERE NOT internal ORDER BY 1"
+    frame = query(lake, sql)
+    for problem in lake.problems:
+        render.warn(f"skipped {problem}")
+    if as_csv:
+        sys.stdout.write(frame.write_csv())
+    elif as_json:
+        print_json(frame.to_dicts())
+    else:
+        render.frame(frame)
+
+
+def reap(settings: Settings, dry_run: bool, force: bool, as_json: bool) -> int:
+    from tasks import reaper
+    from tasks.maintenance import recover
+
+    services = open_services(settings)
+    report = reaper.reap(services.clouds(), services.ledger, time.time, time.sleep, dry_run=dry_run, force=force)
+    recovered = [] if dry_run else recover(services)
+    if as_json:
+        print_json(
+            {
+                "gone": [r.name for r in report.gone],
+                "waiting": [r.name for r in report.waiting],
+                "braked": [asdict(d) for d in report.braked],
+                "errors": report.errors,
+                "listed": [asdict(x) for x in report.listed],
+                "recovered": [{"server_run_id": r.run.server_run_id, "landed": r.landed} for r in recovered],
+            }
+        )
+    else:
+        render.reap_report(report, recovered)
+    return 0 if report.finished or dry_run else 6
+
+
+def show_leaks(settings: Settings, as_json: bool) -> int:
+    from tasks.leaks import leaks
+
+    services = open_services(settings)
+    report = leaks(services.clouds(), services.ledger, time.time)
+    if as_json:
+        print_json(asdict(report) | {"clean": report.clean})
+    else:
+        render.leaks(report)
+    return 0 if report.clean else 6
+
+
+def doctor(settings: Settings, as_json: bool) -> int:
+    from flows.doctor import checks
+
+    found = checks(settings)
+    if as_json:
+        print_json([asdict(c) for c in found])
+    else:
+        render.checks(found)
+    return 0 if all(c.ok for c in found) else 2
+
+
+def utc(unix_s: float) -> str:
+    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%d %H:%M:%S")

@@ -1,0 +1,34 @@
+"""The reaper as a flow of its own, for cron: it must not share the fate of any sweep."""
+
+from __future__ import annotations
+
+import time
+
+from prefect import flow, get_run_logger
+
+from tasks.artifacts import publish_leaks
+from tasks.leaks import leaks as find_leaks
+from tasks.maintenance import pass_of_the_reaper, recover
+from tasks.threads import in_thread
+from tasks.wiring import open_services
+
+
+@flow(
+    name="reap",
+    flow_run_name="reap",
+    description="List every vendor, delete what nobody may use any more, prove what is gone, say what is left.",
+)
+async def reap(dry_run: bool = False) -> int:
+    """One pass. Returns how many resources are still there that should not be."""
+    services = open_services()
+    log = get_run_logger()
+    report = await in_thread(lambda: pass_of_the_reaper(services, dry_run=dry_run))
+    log.info("listed %s; %d gone, %d waiting", [x.vendor for x in report.listed], len(report.gone), len(report.waiting))
+    for problem in report.errors:
+        log.error("%s", problem)
+    if not dry_run:
+        for found in await in_thread(recover, services):
+            log.info("%s: landed=%s %s", found.run.server_run_id, found.landed, found.problem)
+    leaks = await in_thread(find_leaks, services.clouds(), services.ledger, time.time)
+    await publish_leaks(leaks)
+    return len(leaks.items) + len(leaks.unproven)

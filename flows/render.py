@@ -1,0 +1,293 @@
+"""Tables and progress for people. Results go to stdout; progress, warnings and hints to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import humanize
+import polars as pl
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.prompt import Confirm
+from rich.table import Table
+
+from tasks.domain.sweep_plan import SweepPlan
+from tasks.progress import Step, listening
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+_MARK = {
+    "measured": "green",
+    "gated": "yellow",
+    "timed_out": "yellow",
+    "infeasible": "yellow",
+    "failed": "red",
+    "not_reached": "red",
+}
+
+
+def hint(command: str) -> None:
+    err.print(f"[dim]next:[/dim] {command}")
+
+
+def warn(text: str) -> None:
+    err.print(f"[yellow]warning:[/yellow] {text}")
+
+
+def confirm(question: str) -> bool:
+    return Confirm.ask(question, console=err, default=False)
+
+
+@contextmanager
+def progress() -> Iterator[None]:
+    """One line per server with what it is doing now; without a terminal, a plain line per step."""
+    if not err.is_terminal:
+        with listening(_plain_line):
+            yield
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.fields[name]:<24}"), BarColumn(bar_width=24))
+    with Progress(*columns, TimeElapsedColumn(), TextColumn("{task.description}"), console=err) as bars:
+        lines: dict[str, Any] = {}
+
+        def show(step: Step) -> None:
+            name = step.server or "sweep"
+            if name not in lines:
+                lines[name] = bars.add_task(step.what, total=1.0, name=name)
+            bars.update(lines[name], description=step.what, completed=step.share)
+
+        with listening(show):
+            yield
+
+
+_started = time.monotonic()
+
+
+def _plain_line(step: Step) -> None:
+    share = "" if step.share is None else f" {100 * step.share:.0f} %"
+    sys.stderr.write(f"{time.monotonic() - _started:7.1f} s  {step.server or 'sweep'}{share}: {step.what}\n")
+
+
+def plan(sweep_plan: SweepPlan) -> None:
+    table = Table(title=f"Plan of {sweep_plan.sweep_id}", title_justify="left")
+    for name in ("server", "vCPU", "memory", "USD/h", "minutes", "USD", "models", "run"):
+        table.add_column(name, justify="right" if name in ("vCPU", "memory", "USD/h", "minutes", "USD") else "left")
+    for s in sweep_plan.servers:
+        table.add_row(
+            s.offer.name,
+            str(s.offer.vcpus),
+            humanize.naturalsize(s.offer.memory_bytes, binary=True),
+            str(s.offer.usd_per_hour),
+            f"{s.low_s / 60:.0f}–{s.high_s / 60:.0f}",
+            f"{s.low_usd}–{s.high_usd}",
+            " ".join(s.models),
+            "[green]yes[/green]" if s.run else f"[yellow]no: {s.why}[/yellow]",
+        )
+    out.print(table)
+    out.print(
+        f"TOTAL {len(sweep_plan.to_run())} servers, {sweep_plan.low_usd}–{sweep_plan.high_usd} USD "
+        f"(worst case, if every gate passes only just); cap {sweep_plan.max_usd} USD"
+    )
+
+
+def closing(services: Any, result: Any) -> None:
+    """The end of a sweep: speeds with their spread, what was gated and why, phases, where the data is, what next."""
+    from tasks.publish import results, run_phases
+
+    if result.status == "nothing_to_do":
+        out.print(f"Nothing to do: every server of sweep {result.sweep_id} has been measured.")
+        for server, why in result.skipped.items():
+            out.print(f"  {server}: {why}")
+        hint("tokensweep run --label again   # to measure once more")
+        return
+    rows = results(services, result.sweep_id)
+    _speeds(result.sweep_id, rows)
+    _ended_otherwise(rows)
+    _phases(run_phases(services, result.sweep_id))
+    for report in result.servers:
+        if report.outcome != "completed":
+            err.print(f"[red]{report.server}: {report.outcome}: {report.detail or report.reason}[/red]")
+    _footer(services, result, rows)
+
+
+def _speeds(sweep_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    from tasks.artifacts import cell_text
+
+    lengths = list(
+        dict.fromkeys((r["task"], r["n_tokens"]) for r in sorted(rows, key=lambda r: (r["task"], r["n_tokens"])))
+    )
+    table = Table(title=f"Sweep {sweep_id}: median tokens/s ± half-width of the 95 % interval", title_justify="left")
+    table.add_column("server")
+    table.add_column("model")
+    for task, n in lengths:
+        table.add_column(f"{task}{n}", justify="right")
+    lines: dict[tuple[str, str], dict[tuple[str, int], Mapping[str, Any]]] = {}
+    for r in rows:
+        lines.setdefault((r["server"], r["model"]), {})[r["task"], r["n_tokens"]] = r
+    last = ""
+    for (server, model), cells in lines.items():
+        if last and server != last:
+            table.add_section()
+        texts = [_cell(cells.get(length), cell_text) for length in lengths]
+        weights = next(iter(cells.values()))["weights"]
+        table.add_row(server if server != last else "", model + (" *" if weights == "random" else ""), *texts)
+        last = server
+    out.print(table)
+    if any(r["weights"] == "random" for r in rows):
+        out.print("* weights = random: files of the real architecture made here; speed is real, text is not.")
+
+
+def _cell(row: Mapping[str, Any] | None, text: Any) -> str:
+    if row is None:
+        return ""
+    if row["outcome"] == "measured":
+        return str(text(row))
+    return f"[{_MARK[row['outcome']]}]{row['outcome']}[/]"
+
+
+def _ended_otherwise(rows: Sequence[Mapping[str, Any]]) -> None:
+    other = [r for r in rows if r["outcome"] != "measured"]
+    if not other:
+        return
+    table = Table(title="Not measured, and why", title_justify="left")
+    for name in ("server", "cell", "outcome", "reason", "evidence"):
+        table.add_column(name)
+    for r in other:
+        mark = _MARK[r["outcome"]]
+        table.add_row(
+            r["server"],
+            f"{r['model']} {r['task']}{r['n_tokens']}",
+            f"[{mark}]{r['outcome']}[/]",
+            r["reason"],
+            (r["detail"] or "")[:90],
+        )
+    out.print(table)
+
+
+def _phases(phases: Mapping[str, Mapping[str, float]]) -> None:
+    names = list(dict.fromkeys(name for row in phases.values() for name in row))
+    table = Table(title="Phases, in seconds", title_justify="left")
+    table.add_column("server")
+    for name in names:
+        table.add_column(name, justify="right")
+    for server, row in phases.items():
+        table.add_row(server, *(f"{row[n]:.1f}" if n in row else "" for n in names))
+    out.print(table)
+
+
+def _footer(services: Any, result: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+    spent = services.ledger.spent(result.sweep_id)
+    measured = sum(r["outcome"] == "measured" for r in rows)
+    left = "nothing is left behind" if not result.left else f"[red]{result.left} resources are left behind[/red]"
+    out.print(f"{measured} of {len(rows)} cells measured; cost {spent.settled_usd:.4f} USD; {left}.")
+    out.print(f"Data: {services.settings.lake_root}")
+    server = result.servers[0].server if result.servers else "SERVER"
+    hint(f"tokensweep explain {server}")
+    hint('tokensweep query "SELECT * FROM v_speed"')
+
+
+def status(runs: Sequence[Any], spending: Mapping[str, Any], alive: Sequence[Any]) -> None:
+    if not runs:
+        out.print("No sweep has been started yet.")
+        hint("tokensweep plan")
+        return
+    table = Table(title="Server runs", title_justify="left")
+    for name in ("sweep", "server", "state", "started", "seconds", "controller"):
+        table.add_column(name)
+    for r in runs:
+        seconds = (r.ended_unix_s or time.time()) - r.started_unix_s
+        started = humanize.naturaltime(time.time() - r.started_unix_s)
+        table.add_row(r.sweep_id, r.server, r.state.value, started, f"{seconds:.0f}", f"pid {r.pid} on {r.host}")
+    out.print(table)
+    for sweep_id, money in spending.items():
+        out.print(f"{sweep_id}: {money.settled_usd:.4f} USD spent, {money.reserved_usd:.4f} USD reserved")
+    out.print(f"{len(alive)} servers alive or not yet proven gone")
+    for row in alive:
+        out.print(f"  {row.vendor} {row.name} ({row.server_type}): {row.state.value}")
+
+
+def decisions(server: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    table = Table(title=f"Decisions on {server}", title_justify="left")
+    table.add_column("s", justify="right")
+    for name in ("decision", "about", "reason", "evidence"):
+        table.add_column(name)
+    run = ""
+    for r in rows:
+        if r["server_run_id"] != run:
+            run = r["server_run_id"]
+            table.add_section()
+            table.add_row("", f"[bold]{run}[/bold]", "", "", "")
+        table.add_row(f"{r['t_s']:.1f}", r["action"], r["subject"], r["reason"], _evidence(r["evidence"]))
+    out.print(table)
+
+
+def _evidence(text: str | None) -> str:
+    values = json.loads(text or "{}")
+    return ", ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items())
+
+
+def frame(data: pl.DataFrame) -> None:
+    table = Table()
+    for name, dtype in data.schema.items():
+        table.add_column(name, justify="right" if dtype.is_numeric() else "left")
+    for row in data.iter_rows():
+        table.add_row(*("" if v is None else f"{v:.4g}" if isinstance(v, float) else str(v) for v in row))
+    out.print(table)
+    err.print(f"[dim]{data.height} rows[/dim]")
+
+
+def reap_report(report: Any, recovered: Sequence[Any]) -> None:
+    for listed in report.listed:
+        state = "complete" if listed.complete else f"INCOMPLETE: {'; '.join(listed.problems)}"
+        out.print(
+            f"listed {listed.vendor} ({', '.join(listed.places)}): {listed.n_resources} resources of ours, {state}"
+        )
+    for row in report.gone:
+        out.print(f"[green]gone[/green] {row.vendor} {row.name}")
+    for row in report.waiting:
+        out.print(f"[yellow]not proven gone yet[/yellow] {row.vendor} {row.name}: {row.last_error or row.state.value}")
+    for decision in report.braked:
+        out.print(
+            f"[red]held by the brake[/red] {decision.subject}: {decision.reason}; `tokensweep reap --force` goes on"
+        )
+    for problem in report.errors:
+        out.print(f"[red]error[/red] {problem}")
+    for r in recovered:
+        how = "its measured cells are in the lake" if r.landed else r.problem
+        out.print(f"recovered {r.run.server_run_id}: {how}")
+    if not (report.gone or report.waiting or report.braked or report.errors or recovered):
+        out.print("Nothing to do.")
+
+
+def leaks(report: Any) -> None:
+    if report.items or report.unproven:
+        table = Table(title="Left behind", title_justify="left")
+        for name in ("vendor", "place", "kind", "name", "age", "USD/h", "why"):
+            table.add_column(name)
+        for leak in (*report.items, *report.unproven):
+            age = "unknown" if leak.age_s is None else humanize.naturaldelta(leak.age_s)
+            table.add_row(leak.vendor, leak.place, leak.kind, leak.name, age, str(leak.usd_per_hour), leak.reason)
+        out.print(table)
+    else:
+        out.print("[green]Nothing is left behind.[/green]" if report.clean else "[red]Not proven.[/red]")
+    for listed in report.listed:
+        when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(listed.listed_unix_s))
+        state = "complete" if listed.complete else f"INCOMPLETE: {'; '.join(listed.problems)}"
+        out.print(f"proof: {listed.vendor} ({', '.join(listed.places)}) listed at {when}: {state}")
+    if report.in_use:
+        out.print(f"{len(report.in_use)} servers are in use.")
+    if not report.clean:
+        hint("tokensweep reap")
+
+
+def checks(found: Sequence[Any]) -> None:
+    for check in found:
+        mark = "[green]ok[/green]  " if check.ok else "[red]FAIL[/red]"
+        out.print(f"{mark} {check.name}: {check.detail}")
+        if not check.ok and check.next_step:
+            out.print(f"     {check.next_step}")

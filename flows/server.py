@@ -1,0 +1,246 @@
+"""One server run: create, connect, upload, benchmark, tear down, land.
+
+The order of the ends matters. The servers are ended first, in `finally`, because they cost money; landing works
+from the spool on this machine's disk, so nothing measured depends on it, and a failure to land leaves no server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger
+from pydantic import BaseModel
+
+from flows.live_view import LiveView
+from tasks.benchmark import RUN_DIR, ask_to_stop, follow, upload_and_start
+from tasks.domain.cells import Reason
+from tasks.domain.errors import AgentError, TokensweepError, UnreachableError
+from tasks.domain.run_plan import RunPlan
+from tasks.engine import Engine, ensure_engine
+from tasks.progress import say
+from tasks.provision import Order, Reach, ServerKeys, create, reach, tear_down, wait_for_ssh
+from tasks.publish import RunRecord, land_run
+from tasks.remote.spool import Spool
+from tasks.threads import in_thread
+from tasks.wiring import Services, open_services
+
+SETUP_S = 300.0
+"""Beside the deadline of the run itself: what create, connect, upload and teardown may take."""
+
+start_gate: ContextVar[asyncio.Semaphore | None] = ContextVar("start_gate", default=None)
+
+
+class ServerOrder(BaseModel):
+    """One server run, small enough to be a flow parameter. `plan` is RunPlan.to_json()."""
+
+    vendor: str
+    server: str
+    server_run_id: str
+    sweep_id: str
+    max_usd_sweep: float
+    plan: str
+
+
+class ServerReport(BaseModel):
+    """How one server run ended. `left_open`: servers whose end is not proven yet; the reaper goes on with them."""
+
+    server: str
+    server_run_id: str
+    outcome: str
+    reason: str = ""
+    detail: str = ""
+    left_open: int = 0
+
+
+@asynccontextmanager
+async def through_the_gate() -> AsyncIterator[None]:
+    """Let only a few subflows start at a time: Prefect's API does not bear more. Released on the first line inside."""
+    gate = start_gate.get()
+    if gate is not None:
+        gate.release()
+    yield
+
+
+@flow(
+    name="server",
+    flow_run_name="{order.vendor}/{order.server}",
+    description="One server: create, connect, benchmark, tear down, land.",
+    validate_parameters=True,
+)
+async def server(order: ServerOrder) -> ServerReport:
+    """Run one server to its end. Never raises for what a server can do wrong: that is in the report and the lake."""
+    async with through_the_gate():
+        services = open_services()
+        plan = RunPlan.from_json(order.plan)
+        engine = await in_thread(ensure_engine, services.settings.cache_dir)
+        run = _Run(order, plan, services, engine)
+        return await run.carry_out()
+
+
+class _Run:
+    def __init__(self, order: ServerOrder, plan: RunPlan, services: Services, engine: Engine) -> None:
+        self.order, self.plan, self.services, self.engine = order, plan, services, engine
+        self.cloud = services.cloud(order.vendor)
+        self.server_type = self.cloud.server_type(order.server)
+        self.record = RunRecord(isolation=str(getattr(self.cloud, "isolation", "vm")))
+        self.cancel = threading.Event()
+        self.spool_path = services.settings.spool_dir / f"{plan.server_run_id}.jsonl"
+        self.log = get_run_logger()
+
+    async def carry_out(self) -> ServerReport:
+        self._begin()
+        try:
+            try:
+                await self._measure()
+            finally:
+                await asyncio.shield(self._end_servers())
+        except TokensweepError as exc:
+            self._failed(exc)
+        except asyncio.CancelledError:
+            self.record.outcome, self.record.reason = "cancelled", Reason.CANCELLED.value
+            self.record.lost_reason = Reason.CANCELLED
+            await asyncio.shield(self._land())
+            raise
+        await self._land()
+        return self._report()
+
+    def _begin(self) -> None:
+        """The plan and the spool are on disk before anything is created: what is measured survives this process."""
+        self.spool_path.parent.mkdir(parents=True, exist_ok=True)
+        self.spool_path.with_suffix(".plan.json").write_text(self.plan.to_json())
+        self.services.ledger.begin_run(
+            self.plan.server_run_id,
+            sweep_id=self.order.sweep_id,
+            server=self.order.server,
+            vendor=self.order.vendor,
+            spool_path=str(self.spool_path),
+        )
+
+    async def _measure(self) -> None:
+        keys = ServerKeys()
+        order = Order(
+            sweep_id=self.order.sweep_id,
+            server_run_id=self.plan.server_run_id,
+            server_type=self.server_type,
+            deadline_unix_s=time.time() + self.plan.deadline_s + SETUP_S,
+            cap_usd=_decimal(self.order.max_usd_sweep),
+        )
+        began = time.time()
+        say(self.order.server, "create")
+        live = await create(order, self.services, keys, self.cancel)
+        self.record.phase("create", began)
+        how = reach(live, keys, self.services, self.cancel)
+        began = time.time()
+        say(self.order.server, "connect")
+        session = await wait_for_ssh(self.order.server, how)
+        self.record.ssh_ready_unix_s = time.time()
+        self.record.phase("connect", began)
+        began = time.time()
+        plan = _with_billed(self.plan, time.time() - (live.row.sent_unix_s or began))
+        with session:
+            started = await upload_and_start(session, plan, self.engine, RUN_DIR)
+        self.record.agent_started_unix_s, self.record.bytes_sent = started.agent_started_unix_s, started.bytes_sent
+        self.record.phase("upload", began)
+        await self._follow(how)
+
+    async def _follow(self, how: Reach) -> None:
+        """Follow the agent; a copy of every event goes to the live view (tasks and progress in the UI)."""
+        loop = asyncio.get_running_loop()
+        view = LiveView(self.plan)
+        queue: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+
+        def on_event(event: dict[str, Any]) -> None:
+            loop.call_soon_threadsafe(queue.put_nowait, event)
+
+        def on_lost(error: Exception) -> None:
+            self.log.warning("connection lost, trying again: %s", error)
+
+        def work() -> None:
+            with Spool(self.spool_path) as spool:
+                follow(
+                    how,
+                    RUN_DIR,
+                    spool,
+                    on_event,
+                    give_up_s=self.services.settings.reconnect_give_up_s,
+                    cancel=self.cancel,
+                    on_lost=on_lost,
+                )
+
+        async def show() -> None:
+            while (event := await queue.get()) is not None:
+                await view.on_event(event)
+
+        shown = asyncio.create_task(show())
+        try:
+            await in_thread(work, on_cancel=self.cancel.set)
+            queue.put_nowait(None)
+            await shown
+        except asyncio.CancelledError:
+            await in_thread(_tell_to_stop, how)
+            raise
+        finally:
+            shown.cancel()
+            await view.close()
+
+    async def _end_servers(self) -> None:
+        began = time.time()
+        say(self.order.server, "tear down")
+        await tear_down(self.plan.server_run_id, self.services)
+        self.record.phase("teardown", began)
+
+    async def _land(self) -> None:
+        say(self.order.server, "land")
+        await land_run(self.plan, self.spool_path, self.record, self.server_type, self.engine, self.services)
+        say(self.order.server, "done", 1.0)
+
+    def _failed(self, exc: TokensweepError) -> None:
+        self.record.outcome, self.record.reason, self.record.detail = "failed", exc.reason, str(exc)
+        if not isinstance(exc, (UnreachableError, AgentError)):
+            self.record.lost_reason = Reason.SERVER_FAILED
+        self.log.error("%s", exc)
+
+    def _report(self) -> ServerReport:
+        left = [r for r in self.services.ledger.rows_of_run(self.plan.server_run_id) if r.state.value != "gone"]
+        return ServerReport(
+            server=self.order.server,
+            server_run_id=self.plan.server_run_id,
+            outcome=self.record.outcome or "completed",
+            reason=self.record.reason,
+            detail=self.record.detail,
+            left_open=len(left),
+        )
+
+
+def _tell_to_stop(how: Reach) -> None:
+    """Best effort: the server is about to be deleted anyway."""
+    quick = Reach(how.endpoint, 3.0, threading.Event())
+    try:
+        ask_to_stop(quick, RUN_DIR, "cancelled by the controller")
+    except TokensweepError:
+        return
+
+
+def _with_billed(plan: RunPlan, billed_before_s: float) -> RunPlan:
+    from dataclasses import replace
+
+    return replace(plan, billed_before_s=max(billed_before_s, 0.0))
+
+
+def _decimal(value: float) -> Any:
+    from decimal import Decimal
+
+    return Decimal(str(value))
+
+
+def spool_plan(spool_path: Path) -> RunPlan | None:
+    """The plan that lies beside a spool, or None when it is not there."""
+    path = spool_path.with_suffix(".plan.json")
+    return RunPlan.from_json(path.read_text()) if path.is_file() else None

@@ -1,0 +1,220 @@
+"""A sweep: plan, reserve, fan out one subflow per server, sum up, prove that nothing is left."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import ExitStack
+from decimal import Decimal
+from typing import Any, Literal
+
+from prefect import flow, get_run_logger, tags
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+from pydantic import BaseModel, ConfigDict, Field
+
+from flows.server import ServerOrder, ServerReport, server, start_gate
+from tasks.artifacts import SweepProgress, publish_leaks, publish_plan, publish_results
+from tasks.clouds.base import Cloud
+from tasks.domain.errors import ConfigError, TokensweepError
+from tasks.domain.sweep_plan import PlannedServer
+from tasks.engine import Engine, ensure_engine
+from tasks.leaks import leaks as find_leaks
+from tasks.maintenance import heartbeat_is_fresh, pass_of_the_reaper, recover
+from tasks.models.serve import ModelServer
+from tasks.planning import PreparedSweep, prepare, run_plan
+from tasks.presets import load_preset
+from tasks.progress import say
+from tasks.threads import in_thread
+from tasks.wiring import Services, open_services
+
+# Prefect on SQLite answers 503 when more than a few subflows start at once (measured: 34 of 250 were lost).
+STARTS_AT_ONCE = 4
+
+
+class SweepRequest(BaseModel):
+    """The form of a sweep. It defaults to planning, which spends nothing."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "if": {"properties": {"mode": {"const": "run"}}, "required": ["mode"]},
+            "then": {"required": ["max_usd"]},
+        }
+    )
+
+    preset: str = Field(
+        default="local",
+        title="Preset",
+        description="Name of a file in deployments/presets, without .yaml.",
+        json_schema_extra={"position": 0},
+    )
+    mode: Literal["plan", "run"] = Field(
+        default="plan",
+        title="Mode",
+        description="plan: show what would be done and what it may cost. run: do it.",
+        json_schema_extra={"position": 1},
+    )
+    max_usd: float | None = Field(
+        default=None,
+        title="Money cap (USD)",
+        description="The sweep never spends more. Needed to run.",
+        gt=0,
+        le=100_000,
+        json_schema_extra={"position": 2},
+    )
+    server: str = Field(
+        default="",
+        title="Only this server type",
+        description="Empty: all of the preset.",
+        json_schema_extra={"position": 3},
+    )
+    label: str = Field(
+        default="",
+        title="Label",
+        description="Measure again under a new label what the same preset has measured already.",
+        max_length=40,
+        json_schema_extra={"position": 4},
+    )
+
+
+class SweepResult(BaseModel):
+    """status: planned, nothing_to_do, completed, some_failed. left: resources that are still there (should be 0)."""
+
+    sweep_id: str
+    status: Literal["planned", "nothing_to_do", "completed", "some_failed"]
+    servers: list[ServerReport] = []
+    skipped: dict[str, str] = {}
+    left: int = 0
+
+
+@flow(
+    name="sweep",
+    flow_run_name="sweep/{request.preset}-{request.mode}",
+    description="Measure a set of servers with a ladder of models; see the parameters.",
+)
+async def sweep(request: SweepRequest) -> SweepResult:
+    """Plan the sweep and, with mode=run, carry it out. Starting it again takes up where it stopped."""
+    services = open_services()
+    log = get_run_logger()
+    overrides: dict[str, Any] = {} if request.max_usd is None else {"max_usd": Decimal(str(request.max_usd))}
+    preset = load_preset(request.preset, services.settings.presets, overrides)
+    say("", "runtime")
+    engine = await in_thread(ensure_engine, services.settings.cache_dir)
+    if request.mode == "run":
+        say("", "reap")
+        await _clean_up_first(services, log)
+    say("", "plan")
+    prepared = await in_thread(lambda: prepare(preset, services, engine, label=request.label, only=request.server))
+    await publish_plan(prepared.plan)
+    skipped = {s.offer.name: s.why for s in prepared.plan.servers if not s.run}
+    result = SweepResult(sweep_id=prepared.plan.sweep_id, status="planned", skipped=skipped)
+    if request.mode == "plan":
+        return result
+    if request.max_usd is None:
+        raise ConfigError("A sweep that runs needs a money cap.", next_step="Set max_usd.")
+    if not prepared.to_run():
+        return result.model_copy(update={"status": "nothing_to_do"})
+    reports = await _fan_out(prepared, services, engine)
+    left = await _prove(prepared, services)
+    failed = [r for r in reports if r.outcome in ("failed", "interrupted")]
+    status = "some_failed" if failed else "completed"
+    return result.model_copy(update={"status": status, "servers": reports, "left": left})
+
+
+async def _clean_up_first(services: Services, log: Any) -> None:
+    """End what dead controllers left, and save what they had measured, before anything new begins."""
+    report = await in_thread(pass_of_the_reaper, services)
+    for row in report.gone:
+        log.warning("%s: %s was left behind by an earlier run and has been deleted", row.vendor, row.name)
+    for found in await in_thread(recover, services):
+        how = "its measured cells are in the lake" if found.landed else found.problem
+        log.warning("%s was interrupted: %s", found.run.server_run_id, how)
+
+
+async def _fan_out(prepared: PreparedSweep, services: Services, engine: Engine) -> list[ServerReport]:
+    """One subflow per server, `max_parallel` at a time. When this is cancelled every server is torn down first."""
+    chosen = prepared.to_run()
+    cloud = services.cloud(prepared.preset.vendor)
+    places = asyncio.Semaphore(prepared.preset.max_parallel)
+    gate = asyncio.Semaphore(STARTS_AT_ONCE)
+    start_gate.set(gate)
+    progress = await SweepProgress.begin(prepared.plan.sweep_id, len(chosen))
+
+    async def one(planned: PlannedServer, urls: dict[str, str]) -> ServerReport:
+        async with places:
+            if not heartbeat_is_fresh(services, cloud.vendor):
+                await in_thread(pass_of_the_reaper, services)
+            order = await in_thread(_order, prepared, planned, services, urls)
+            await gate.acquire()
+            report = await _guarded(order)
+            await progress.done(report.server, report.outcome)
+            return report
+
+    with ExitStack() as stack, temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        urls = _serve_models(prepared, services, cloud, stack)
+        running = [asyncio.create_task(one(planned, urls.get(planned.offer.name, {}))) for planned in chosen]
+        try:
+            return list(await asyncio.gather(*running))
+        except BaseException:
+            for child in running:
+                child.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+            raise
+
+
+async def _guarded(order: ServerOrder) -> ServerReport:
+    """A subflow that fails in a way nobody foresaw must not take the others with it."""
+    try:
+        with tags(order.vendor, f"sweep:{order.sweep_id}"):
+            return await server(order)
+    except TokensweepError as exc:
+        get_run_logger().error("%s: %s", order.server, exc)
+        return ServerReport(
+            server=order.server,
+            server_run_id=order.server_run_id,
+            outcome="failed",
+            reason=exc.reason,
+            detail=str(exc),
+        )
+
+
+def _order(prepared: PreparedSweep, planned: PlannedServer, services: Services, urls: dict[str, str]) -> ServerOrder:
+    sweep_id, name = prepared.plan.sweep_id, planned.offer.name
+    earlier = sum(run.server == name for run in services.ledger.server_runs(sweep_id))
+    server_run_id = f"{sweep_id}.{name}.{earlier + 1}"
+    return ServerOrder(
+        vendor=planned.offer.vendor,
+        server=name,
+        server_run_id=server_run_id,
+        sweep_id=sweep_id,
+        max_usd_sweep=float(prepared.plan.max_usd),
+        plan=run_plan(prepared, planned, server_run_id, services, urls).to_json(),
+    )
+
+
+def _serve_models(
+    prepared: PreparedSweep, services: Services, cloud: Cloud, stack: ExitStack
+) -> dict[str, dict[str, str]]:
+    """Serve files with random weights from this machine: URL by server type and model. Only local servers reach it."""
+    if prepared.preset.weights != "random":
+        return {}
+    local = services.local()
+    # A micro-VM's link is shaped by the kernel; a loopback server has none, so the file server shapes it.
+    shaped_here = local.isolation == "loopback"
+    links = {name: t.link_bytes_per_s for name, t in prepared.server_types.items()} if shaped_here else {}
+    folder = services.settings.cache_dir / "models"
+    files = stack.enter_context(ModelServer(folder, local.model_host(), links=links))
+    stack.callback(local.close)
+    return {
+        name: {m.name: files.url(m.file, link=name if name in links else None) for m in prepared.models}
+        for name in prepared.server_types
+    }
+
+
+async def _prove(prepared: PreparedSweep, services: Services) -> int:
+    """The last pass of the reaper, the proof, and the tables of the results. Returns what is left."""
+    say("", "prove")
+    await in_thread(pass_of_the_reaper, services)
+    leaks = await in_thread(find_leaks, services.clouds(), services.ledger, time.time)
+    await publish_leaks(leaks)
+    await publish_results(services, prepared.plan.sweep_id)
+    return len(leaks.items) + len(leaks.unproven)

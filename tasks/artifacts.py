@@ -1,0 +1,102 @@
+"""What the Prefect UI shows of a sweep: plan, progress, results and the leak proof, under keys that stay the same."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from prefect.artifacts import (
+    acreate_markdown_artifact,
+    acreate_progress_artifact,
+    acreate_table_artifact,
+    aupdate_progress_artifact,
+)
+
+from tasks.domain.sweep_plan import SweepPlan
+from tasks.leaks import LeakReport
+from tasks.publish import results
+from tasks.threads import in_thread
+from tasks.wiring import Services
+
+
+def slug(text: str) -> str:
+    """An artifact key: lowercase letters, digits and dashes only."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+async def publish_plan(plan: SweepPlan) -> None:
+    rows = [
+        {
+            "server": s.offer.name,
+            "vCPUs": s.offer.vcpus,
+            "memory GiB": round(s.offer.memory_bytes / 2**30, 1),
+            "USD/h": str(s.offer.usd_per_hour),
+            "minutes": f"{s.low_s / 60:.0f} to {s.high_s / 60:.0f}" if s.run else "",
+            "USD": f"{s.low_usd} to {s.high_usd}" if s.run else "",
+            "models": " ".join(s.models),
+            "run": "yes" if s.run else f"no: {s.why}",
+        }
+        for s in plan.servers
+    ]
+    await acreate_table_artifact(rows, key="plan", description=f"Plan of {plan.sweep_id}, at most {plan.high_usd} USD")
+
+
+class SweepProgress:
+    """Servers done out of all, as a bar that moves."""
+
+    def __init__(self, artifact_id: UUID, total: int) -> None:
+        self.artifact_id, self.total, self.n_done = artifact_id, total, 0
+
+    @classmethod
+    async def begin(cls, sweep_id: str, total: int) -> SweepProgress:
+        created: Any = await acreate_progress_artifact(
+            progress=0.0, key="progress", description=f"{sweep_id}: servers done of {total}"
+        )
+        return cls(created, total)
+
+    async def done(self, server: str, outcome: str) -> None:
+        self.n_done += 1
+        text = f"{self.n_done} of {self.total} servers done; last: {server} ({outcome})"
+        await aupdate_progress_artifact(self.artifact_id, progress=100.0 * self.n_done / self.total, description=text)
+
+
+async def publish_results(services: Services, sweep_id: str) -> None:
+    """The closing table: one row per server and model, a column per length, with the reason where there is no speed."""
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for cell in await in_thread(results, services, sweep_id):
+        row = rows.setdefault((cell["server"], cell["model"]), {"server": cell["server"], "model": cell["model"]})
+        row[f"{cell['task']}{cell['n_tokens']} tok/s"] = cell_text(cell)
+        row["weights"] = cell["weights"]
+    title = f"Results of {sweep_id}: median tokens/s ± half-width of the 95 % interval"
+    await acreate_table_artifact(list(rows.values()), key="results", description=title)
+
+
+def cell_text(cell: dict[str, Any]) -> str:
+    """A cell for people: speed with its spread, or why there is none."""
+    speed = cell["tok_per_s_median"]
+    if speed is None:
+        return f"{cell['outcome']}: {cell['reason']}"
+    text = f"{speed:.1f}"
+    low, high = cell["tok_per_s_ci95_low"], cell["tok_per_s_ci95_high"]
+    if low is not None and high is not None and speed:
+        text += f" ±{100 * (high - low) / 2 / speed:.1f} %"
+    return text if cell["outcome"] == "measured" else f"{text} ({cell['reason']})"
+
+
+async def publish_leaks(report: LeakReport) -> None:
+    """Published when there is nothing too: that is the proof."""
+    lines = ["# Nothing is left" if report.clean else f"# {len(report.items)} resources are left behind", ""]
+    for leak in (*report.items, *report.unproven):
+        age = "unknown age" if leak.age_s is None else f"{leak.age_s:.0f} s old"
+        cost = f"{leak.usd_per_hour} USD/h"
+        lines.append(f"- **{leak.kind} {leak.name}** at {leak.vendor} {leak.place}: {age}, {cost}, {leak.reason}")
+    lines.append(f"{len(report.in_use)} servers are in use.")
+    lines += ["", "Listed for this:", ""]
+    for listed in report.listed:
+        when = datetime.fromtimestamp(listed.listed_unix_s, UTC).isoformat(timespec="seconds")
+        state = "complete" if listed.complete else f"**incomplete**: {'; '.join(listed.problems)}"
+        places = ", ".join(listed.places)
+        lines.append(f"- {listed.vendor} ({places}) at {when}: {listed.n_resources} resources of ours, {state}")
+    await acreate_markdown_artifact("\n".join(lines), key="leaks", description="What is left behind, and the proof")

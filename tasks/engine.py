@@ -1,0 +1,74 @@
+"""The two archives that go onto a server: the llama.cpp runtime and the agent. Made once, then found in the cache."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import threading
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+from tasks.settings import CHECKOUT
+
+_IMAGE = CHECKOUT / "agent-image"
+_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Engine:
+    """llama_cpp_commit and runtime_id say what is measured with; `build_names` are its CPU builds, best first."""
+
+    runtime_tarball: Path
+    runtime_dir: Path
+    runtime_id: str
+    llama_cpp_commit: str
+    build_names: tuple[str, ...]
+    agent: Path
+    agent_version: str
+
+
+def ensure_engine(cache_dir: Path) -> Engine:
+    """Build what is missing (minutes, once) and say where it is. Raises ConfigError with what to install."""
+    with _lock:
+        return _ensure(cache_dir)
+
+
+@cache
+def _ensure(cache_dir: Path) -> Engine:
+    runtime = _module("build_runtime").ensure_runtime(cache_dir / "runtime")
+    agent = _agent(cache_dir)
+    return Engine(
+        runtime_tarball=runtime.tarball,
+        runtime_dir=runtime.path,
+        runtime_id=runtime.path.name,
+        llama_cpp_commit=str(runtime.manifest["llama_cpp_commit"]),
+        build_names=tuple(build["name"] for build in runtime.manifest["builds"]),
+        agent=agent,
+        agent_version=agent.stem.removeprefix("agent-"),
+    )
+
+
+def _agent(cache_dir: Path) -> Path:
+    """The agent's zipapp, named by its content, so that a changed agent is never mistaken for an old one."""
+    import hashlib
+
+    folder = cache_dir / "agent"
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f".{os.getpid()}.pyz"
+    built: Path = _module("build_agent").build_agent(part)
+    digest = hashlib.sha256(built.read_bytes()).hexdigest()[:12]
+    return built.rename(folder / f"agent-{digest}.pyz")
+
+
+def _module(name: str) -> ModuleType:
+    """A module of agent-image/, whose name with a dash keeps it from being a package."""
+    spec = importlib.util.spec_from_file_location(f"agent_image_{name}", _IMAGE / f"{name}.py")
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{_IMAGE / name}.py is missing")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,66 @@
+"""What is done before and after every sweep: end what nobody uses, save what a dead controller had measured."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks.domain.errors import TokensweepError
+from tasks.domain.run_plan import RunPlan
+from tasks.ledger import RunState, ServerRun
+from tasks.publish import RunRecord, land_now
+from tasks.reaper import ReapReport, reap
+from tasks.wiring import Services
+
+HEARTBEAT_FRESH_S = 120.0
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """A run whose controller died. `landed`: its measured cells are in the lake now."""
+
+    run: ServerRun
+    landed: bool
+    problem: str = ""
+
+
+def recover(services: Services) -> list[Recovered]:
+    """Land the spools of runs whose controller is provably dead. A second call finds nothing more to do."""
+    return [_recover_one(services, run) for run in services.ledger.abandoned_runs()]
+
+
+def _recover_one(services: Services, run: ServerRun) -> Recovered:
+    spool = Path(run.spool_path)
+    plan_path = spool.with_suffix(".plan.json")
+    if not plan_path.is_file():
+        services.ledger.end_run(run.server_run_id, RunState.INTERRUPTED)
+        return Recovered(run, False, "it had not begun to measure")
+    try:
+        plan = RunPlan.from_json(plan_path.read_text())
+        server_type = services.cloud(run.vendor).server_type(run.server)
+        record = RunRecord(started_unix_s=run.started_unix_s, outcome="interrupted", reason="controller_died")
+        record.detail = f"its controller (pid {run.pid} on {run.host}) ended without finishing it"
+        land_now(plan, spool, record, server_type, None, services)
+    except TokensweepError as exc:
+        return Recovered(run, False, str(exc))
+    return Recovered(run, True)
+
+
+def pass_of_the_reaper(services: Services, *, prove_s: float = 30.0, dry_run: bool = False) -> ReapReport:
+    """One pass over every vendor that is set up; leaves the heartbeat without which nothing is created."""
+    return reap(
+        services.clouds(),
+        services.ledger,
+        time.time,
+        time.sleep,
+        prove_s=prove_s,
+        dry_run=dry_run,
+        reaper_id=f"sweep-{uuid.uuid4().hex[:8]}",
+    )
+
+
+def heartbeat_is_fresh(services: Services, vendor: str) -> bool:
+    beat_unix_s = services.ledger.last_beat(vendor)
+    return beat_unix_s is not None and time.time() - beat_unix_s < HEARTBEAT_FRESH_S

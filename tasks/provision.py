@@ -1,0 +1,148 @@
+"""Create a server, reach it over SSH, and end it. Blocking code; the tasks below run it beside the event loop."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from tasks.clouds.base import CreateSpec, ServerType
+from tasks.clouds.deletion import delete_and_prove, request_delete
+from tasks.clouds.lifecycle import create_server
+from tasks.clouds.request import Draft, LiveServer, ServerRequest
+from tasks.domain.errors import TokensweepError
+from tasks.domain.lifecycle import LedgerRow, ResourceState
+from tasks.remote.keys import KeyPair, new_client_key, new_host_key
+from tasks.remote.session import Session
+from tasks.remote.ssh import Endpoint, connect
+from tasks.threads import in_thread
+from tasks.wiring import Services
+
+PROOF_WAIT_S = 10.0  # what `finally` waits for the proof; after that it is the reaper's
+
+
+class Cancelled(Exception):
+    """This server run was told to end."""
+
+
+@dataclass
+class ServerKeys:
+    """Ephemeral keys of one server: never on this machine's disk, never used twice."""
+
+    host: KeyPair = field(default_factory=new_host_key)
+    client: KeyPair = field(default_factory=new_client_key)
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be created for one server run."""
+
+    sweep_id: str
+    server_run_id: str
+    server_type: ServerType
+    deadline_unix_s: float
+    cap_usd: Decimal
+
+
+@task(task_run_name="create {order.server_type.name}", cache_policy=NO_CACHE)
+async def create(order: Order, services: Services, keys: ServerKeys, cancel: threading.Event) -> LiveServer:
+    """Create the server in the first place that has one; see clouds/lifecycle.py for what may be raised."""
+    return await in_thread(_create, order, services, keys, cancel, on_cancel=cancel.set)
+
+
+def _create(order: Order, services: Services, keys: ServerKeys, cancel: threading.Event) -> LiveServer:
+    cloud = services.cloud(order.server_type.vendor)
+
+    def make_spec(draft: Draft) -> CreateSpec:
+        return CreateSpec(
+            intent_id=draft.intent_id,
+            name=draft.name,
+            token=draft.token,
+            server_type=draft.server_type,
+            place=draft.place,
+            deadline_unix_s=draft.deadline_unix_s,
+            sweep_id=draft.sweep_id,
+            server_run_id=draft.server_run_id,
+            client_public_key=keys.client.public,
+            host_private_key=keys.host.private,
+            host_public_key=keys.host.public,
+        )
+
+    def pause(seconds: float) -> None:
+        cancel.wait(seconds)
+
+    request = ServerRequest(
+        sweep_id=order.sweep_id,
+        server_run_id=order.server_run_id,
+        server_type=order.server_type.name,
+        places=order.server_type.places,
+        deadline_unix_s=order.deadline_unix_s,
+        usd_per_hour=order.server_type.price_per_hour,
+        cap_usd=order.cap_usd,
+    )
+    return create_server(
+        cloud, services.ledger, make_spec, request, now=time.time, sleep=pause, cancelled=cancel.is_set
+    )
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How to reach one server over SSH, as often as it takes."""
+
+    endpoint: Endpoint
+    timeout_s: float
+    cancel: threading.Event
+
+    def connect(self) -> Session:
+        """Raises HostKeyMismatchError, UnreachableError, or Cancelled as soon as the run is told to end."""
+        return connect(self.endpoint, timeout_s=self.timeout_s, sleep=self.sleep)
+
+    def sleep(self, seconds: float) -> None:
+        if self.cancel.wait(seconds):
+            raise Cancelled
+
+
+def reach(server: LiveServer, keys: ServerKeys, services: Services, cancel: threading.Event) -> Reach:
+    endpoint = Endpoint(
+        address=server.resource.address,
+        port=server.resource.ssh_port,
+        username=server.resource.username,
+        host_public_key=keys.host.public,
+        client_private_key=keys.client.private,
+    )
+    return Reach(endpoint, services.settings.connect_timeout_s, cancel)
+
+
+@task(task_run_name="connect {server}", cache_policy=NO_CACHE)
+async def wait_for_ssh(server: str, how: Reach) -> Session:
+    """The first connection, as soon as sshd answers with the pinned key."""
+    return await in_thread(how.connect, on_cancel=how.cancel.set)
+
+
+@task(task_run_name="tear down {server_run_id}", cache_policy=NO_CACHE)
+async def tear_down(server_run_id: str, services: Services) -> tuple[LedgerRow, ...]:
+    """End every resource of the run and prove it if that takes seconds; what stays open is the reaper's."""
+    return await in_thread(tear_down_now, server_run_id, services)
+
+
+def tear_down_now(server_run_id: str, services: Services) -> tuple[LedgerRow, ...]:
+    """Works from the ledger alone, so it does not matter how far the run came. Raises CleanupError at the end if a
+    vendor did not take a delete, after all the others were sent."""
+    ledger = services.ledger
+    open_rows = [r for r in ledger.rows_of_run(server_run_id) if r.state is not ResourceState.GONE]
+    for row in open_rows:
+        request_delete(services.cloud(row.vendor), ledger, row)
+    problems: list[TokensweepError] = []
+    for row in open_rows:
+        try:
+            cloud = services.cloud(row.vendor)
+            delete_and_prove(cloud, ledger, row, now=time.time, sleep=time.sleep, timeout_s=PROOF_WAIT_S, poll_s=0.2)
+        except TokensweepError as exc:
+            problems.append(exc)
+    if problems:
+        raise problems[0]
+    return ledger.rows_of_run(server_run_id)

@@ -1,0 +1,150 @@
+"""Land the rows of a server run and show what a sweep brought: tables for terminal and UI from the same query."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from tasks.clouds.base import ServerType
+from tasks.domain.cells import Reason
+from tasks.domain.lifecycle import LedgerRow
+from tasks.domain.run_plan import RunPlan
+from tasks.engine import Engine
+from tasks.lake import ControllerPhase, LandedRun, RunContext, land, open_lake, query, rows_from_events
+from tasks.ledger import RunState
+from tasks.remote.spool import Spool
+from tasks.threads import in_thread
+from tasks.wiring import Services
+
+
+@dataclass
+class RunRecord:
+    """What the controller learns while a server run goes on; becomes the RunContext of its rows."""
+
+    started_unix_s: float = field(default_factory=time.time)
+    ssh_ready_unix_s: float | None = None
+    agent_started_unix_s: float | None = None
+    bytes_sent: int | None = None
+    isolation: str = ""
+    outcome: str = ""
+    reason: str = ""
+    detail: str = ""
+    lost_reason: Reason = Reason.SERVER_LOST
+    phases: list[ControllerPhase] = field(default_factory=list)
+
+    def phase(self, name: str, started_unix_s: float) -> None:
+        """Note a step of the controller that began then and ends now."""
+        self.phases.append(
+            ControllerPhase(name=name, started_unix_s=started_unix_s, seconds=time.time() - started_unix_s)
+        )
+
+
+@task(task_run_name="land {plan.server}", cache_policy=NO_CACHE)
+async def land_run(
+    plan: RunPlan, spool_path: Path, record: RunRecord, server_type: ServerType, engine: Engine, services: Services
+) -> LandedRun:
+    """Write the run's rows; a second call writes the same files again. The spool goes once they are in the lake."""
+    return await in_thread(land_now, plan, spool_path, record, server_type, engine, services)
+
+
+def land_now(
+    plan: RunPlan,
+    spool_path: Path,
+    record: RunRecord,
+    server_type: ServerType,
+    engine: Engine | None,
+    services: Services,
+) -> LandedRun:
+    rows = services.ledger.rows_of_run(plan.server_run_id)
+    costs = [row.cost_usd for row in rows]
+    with Spool(spool_path) as spool:
+        events = spool.read_all()
+    last = rows[-1] if rows else None
+    context = RunContext(
+        vendor=server_type.vendor,
+        started_unix_s=record.started_unix_s,
+        ended_unix_s=time.time(),
+        place=last.place if last else "",
+        region=last.place if last else "",
+        isolation=record.isolation,
+        cloud_id=last.cloud_id if last else "",
+        attempt=max(len(rows), 1),
+        outcome=record.outcome,
+        reason=record.reason,
+        detail=record.detail,
+        lost_reason=record.lost_reason,
+        price_usd_per_hour=server_type.price_per_hour,
+        list_price_per_hour=server_type.price_per_hour,
+        currency=server_type.currency,
+        price_source=server_type.price_source,
+        price_read_unix_s=server_type.price_read_unix_s,
+        billed_s=_billed_s(rows),
+        cost_usd=sum((c for c in costs if c is not None), Decimal(0)) if all(c is not None for c in costs) else None,
+        engine_commit=engine.llama_cpp_commit if engine else "",
+        agent_version=engine.agent_version if engine else "",
+        bytes_sent_before_bench=record.bytes_sent,
+        ssh_ready_unix_s=record.ssh_ready_unix_s,
+        agent_started_unix_s=record.agent_started_unix_s,
+        phases=record.phases,
+        resources=[_resource_row(row) for row in rows],
+    )
+    landed = land(services.settings.lake_root, plan.server_run_id, rows_from_events(plan, events, context))
+    services.ledger.end_run(plan.server_run_id, RunState.LANDED)
+    spool_path.unlink(missing_ok=True)
+    spool_path.with_suffix(".plan.json").unlink(missing_ok=True)
+    return landed
+
+
+def _billed_s(rows: Sequence[LedgerRow]) -> float | None:
+    """Seconds from each create to its proven end; None while one is still open."""
+    if any(row.gone_unix_s is None for row in rows):
+        return None
+    return sum((row.gone_unix_s or 0.0) - (row.sent_unix_s or row.gone_unix_s or 0.0) for row in rows)
+
+
+def _resource_row(row: LedgerRow) -> dict[str, Any]:
+    return {
+        "intent_id": row.intent_id,
+        "kind": "server",
+        "cloud_id": row.cloud_id,
+        "name": row.name,
+        "place": row.place,
+        "state": row.state.value,
+        "created_at": row.sent_unix_s,
+        "live_at": row.live_unix_s,
+        "deleted_at": row.deleting_unix_s,
+        "gone_at": row.gone_unix_s,
+        "usd": row.cost_usd,
+    }
+
+
+def results(services: Services, sweep_id: str) -> list[dict[str, Any]]:
+    """One row per server, model and cell of the sweep, in ladder order."""
+    sql = """
+        SELECT server, model, task, n_tokens, outcome, reason, tok_per_s_median, tok_per_s_ci95_low,
+               tok_per_s_ci95_high, n_samples, weights, build, detail
+        FROM v_cells WHERE sweep_id = ?
+        QUALIFY row_number() OVER (
+            PARTITION BY server, model, task, n_tokens ORDER BY outcome = 'measured' DESC, observed_at DESC) = 1
+        ORDER BY server, model_bytes, task, n_tokens
+    """
+    return query(open_lake(services.settings.lake_root), sql, [sweep_id]).to_dicts()
+
+
+def run_phases(services: Services, sweep_id: str) -> dict[str, dict[str, float]]:
+    """Seconds of each phase, by server."""
+    sql = """
+        SELECT server, name, sum(seconds) AS seconds, min(started_at) AS began FROM v_phases
+        WHERE sweep_id = ? GROUP BY server, name ORDER BY server, began
+    """
+    out: dict[str, dict[str, float]] = {}
+    for row in query(open_lake(services.settings.lake_root), sql, [sweep_id]).to_dicts():
+        out.setdefault(row["server"], {})[row["name"]] = row["seconds"]
+    return out

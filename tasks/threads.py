@@ -1,0 +1,37 @@
+"""Blocking work (SDKs, paramiko, the lake) beside the event loop, without losing it when the loop is cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+# Each server run in flight keeps one thread in its event tail; the others come and go.
+MAX_THREADS = 128
+GRACE_S = 20.0
+
+_executor = ThreadPoolExecutor(max_workers=MAX_THREADS, thread_name_prefix="tokensweep")
+
+
+async def in_thread(work: Callable[..., T], /, *args: Any, on_cancel: Callable[[], object] | None = None) -> T:
+    """Run `work` in a thread and return what it returns.
+
+    A thread cannot be stopped. When the caller is cancelled, `on_cancel` is called to tell the work to end, and it
+    gets up to GRACE_S to do so before the cancellation goes on: a create that is under way must not be lost sight of.
+    """
+    context = contextvars.copy_context()
+    future = asyncio.get_running_loop().run_in_executor(_executor, partial(context.run, work, *args))
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        if on_cancel is not None:
+            on_cancel()
+        await asyncio.wait([future], timeout=GRACE_S)
+        if future.done() and not future.cancelled():
+            future.exception()  # taken note of; the cancellation is what the caller hears
+        raise

@@ -1,0 +1,55 @@
+"""Puts settings, clouds, ledger and lake together: the only place that knows which vendor is which module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from tasks.clouds.base import Cloud
+from tasks.domain.errors import ConfigError
+from tasks.ledger import Ledger
+from tasks.settings import Settings
+
+if TYPE_CHECKING:
+    from tasks.clouds.local import LocalCloud
+
+
+def _local(settings: Settings) -> LocalCloud:
+    from tasks.clouds.local import LocalCloud
+
+    return LocalCloud(settings.local_state_dir, settings.local_isolation)
+
+
+VENDORS: dict[str, Callable[[Settings], Cloud]] = {"local": _local}
+
+
+@dataclass(frozen=True)
+class Services:
+    """What a flow or a command works with. Everything is opened at first use."""
+
+    settings: Settings
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        self.settings.home.mkdir(parents=True, exist_ok=True)
+        return Ledger(self.settings.ledger)
+
+    def cloud(self, vendor: str) -> Cloud:
+        """The vendor's module. Raises ConfigError for a vendor that there is not."""
+        if vendor not in VENDORS:
+            raise ConfigError(f"There is no vendor {vendor!r}.", next_step=f"Known: {', '.join(sorted(VENDORS))}.")
+        return VENDORS[vendor](self.settings)
+
+    def local(self) -> LocalCloud:
+        """This machine as a vendor, for what only it can do: serve models to its servers."""
+        return _local(self.settings)
+
+    def clouds(self) -> list[Cloud]:
+        """Every vendor that is set up here."""
+        return [self.cloud(vendor) for vendor in VENDORS]
+
+
+def open_services(settings: Settings | None = None) -> Services:
+    return Services(settings or Settings())
