@@ -58,6 +58,8 @@ def test_a_server_has_an_address_a_name_cpus_and_a_disk_of_its_own(cloud: LocalC
     with order.connect(server) as client:
         status, out, err = run(client, "hostname; nproc; pwd; printenv HOME USER; echo oops >&2; exit 7")
         assert (status, out.split(), err) == (7, [server.name, "1", "/srv", "/srv", "root"], "oops\n")
+        cgroup = run(client, "cat /sys/fs/cgroup/memory/memory.limit_in_bytes || cat /sys/fs/cgroup/memory.max")[1]
+        assert cgroup == "268435456\n" and "tokensweep" not in run(client, "cat /proc/self/cgroup")[1]
         assert '"memory_bytes": 268435456' in run(client, 'cat "$TOKENSWEEP_LIMITS" /etc/tokensweep/limits.json')[1]
         assert server.address in run(client, "ip -4 addr show eth0")[1]
         assert run(client, "python3 -c 'import sys; print(sys.version_info >= (3, 9))'")[1] == "True\n"

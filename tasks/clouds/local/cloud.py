@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from decimal import Decimal
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -39,7 +40,6 @@ class LocalCloud:
     """Servers on this machine. isolation "auto" takes micro-VMs where they can be made, and loopback servers elsewhere.
 
     Two instances with the same state folder see the same servers; with different ones they never touch each other's.
-    Raises ConfigError when isolation "microvm" is asked for and cannot be had.
     """
 
     vendor = VENDOR
@@ -57,8 +57,22 @@ class LocalCloud:
         self, state_dir: Path | None = None, isolation: Literal["auto", "microvm", "loopback"] = "auto"
     ) -> None:
         self._state = StateDir(state_dir or default_state_dir())
-        self.isolation, self.isolation_reason = choose_isolation(isolation)
+        self._wanted_isolation = isolation
         self._lease = -1
+
+    @cached_property
+    def _isolation(self) -> tuple[str, str]:
+        """Not found out before it is needed: finding out takes a moment, and listing and deleting do without."""
+        return choose_isolation(self._wanted_isolation)
+
+    @property
+    def isolation(self) -> str:
+        """Micro-VMs ("microvm") or "loopback". Raises ConfigError when micro-VMs are asked for and cannot be made."""
+        return self._isolation[0]
+
+    @property
+    def isolation_reason(self) -> str:
+        return self._isolation[1]
 
     @property
     def state_dir(self) -> Path:

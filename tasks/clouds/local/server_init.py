@@ -37,7 +37,8 @@ MARK_BASE = 1 << 61
 MARK_VM_BITS = 29
 
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x04000000, 0x08000000
-CLONE_NEWPID, CLONE_NEWNET = 0x20000000, 0x40000000
+CLONE_NEWPID, CLONE_NEWNET, CLONE_NEWCGROUP = 0x20000000, 0x40000000, 0x02000000
+NAMESPACES = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWNET | CLONE_NEWCGROUP
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
 MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 32, 4096, 16384, 1 << 18
 MNT_DETACH = 2
@@ -297,7 +298,7 @@ def start(config: dict[str, Any]) -> None:
         limit = config["memory_bytes"] if hard == resource.RLIM_INFINITY else min(config["memory_bytes"], hard)
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     else:
-        Kernel().unshare(CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWPID | CLONE_NEWNET)
+        Kernel().unshare(NAMESPACES | CLONE_NEWPID)
     pid = os.fork()
     if pid:
         with suppress(BrokenPipeError):
@@ -324,7 +325,7 @@ def become_init(config: dict[str, Any]) -> socket.socket:
 def probe(config: dict[str, Any]) -> None:
     """Make, in namespaces that end with this process, one of each thing that a micro-VM needs."""
     kernel = Kernel()
-    kernel.unshare(CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWNET)
+    kernel.unshare(NAMESPACES)
     kernel.mount("none", "/", flags=MS_REC | MS_PRIVATE)
     kernel.mount("tmpfs", config["mount_point"], "tmpfs", MS_NOSUID)
     run_commands(config["commands"])
