@@ -11,6 +11,7 @@ import contextlib
 import getpass
 import os
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -154,6 +155,8 @@ class AsyncsshServer(Server):
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            start_new_session=True,
+            executable=shutil.which("bash"),  # replaced by a single command, so that its signal shows
             env={**os.environ, "HOME": str(self.home)},
         )
 
@@ -173,11 +176,14 @@ class AsyncsshServer(Server):
         try:
             await asyncio.gather(pump(child.stdout, process.stdout), pump(child.stderr, process.stderr))
             rc = await child.wait()
+            process.exit(rc) if rc >= 0 else process.exit_with_signal("KILL")
+        except (OSError, asyncssh.Error):
+            process.close()  # the client has gone; an error here would cost it its other commands, too
         finally:
             feeding.cancel()
             with contextlib.suppress(ProcessLookupError):
-                child.kill()
-        process.exit(rc) if rc >= 0 else process.exit_with_signal("KILL")
+                os.killpg(child.pid, signal.SIGKILL)
+            child._transport.close()
 
 
 @contextlib.contextmanager
