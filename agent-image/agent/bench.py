@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from agent.bench_output import BenchOutput, in_run_order, lengths
 from agent.child import OutputPipe, child_setup, exit_status
@@ -17,11 +18,19 @@ from tasks.domain.events import BenchExited, BenchStarted, Event
 RC_NO_PROGRAM = 127
 RC_NOT_EXECUTABLE = 126
 RC_SIGKILL = 137
-ALLOCATION_FAILED = ("failed to allocate", "bad_alloc", "unable to allocate", "out of memory", "cannot allocate memory")
+ALLOCATION_FAILED = (
+    "failed to allocate", "bad_alloc", "unable to allocate", "out of memory", "cannot allocate memory",
+    "insufficient memory",
+)  # fmt: skip
 
 
 def bench_argv(runtime_dir: Path, model_path: Path, start: StartBench, n_threads: int) -> list[str]:
-    """The command line. -lm none loads the whole model before the first repeat, so none pays for page faults."""
+    """The command line.
+
+    -lm none loads the whole model before the first repeat: none of them pays for page faults, and what does not
+    fit ends at once instead of reading the disk for ever. -v tells why a load failed and where layers went; in a
+    repeat it writes one line, at its beginning.
+    """
     return [
         str(runtime_dir / "bin" / "llama-bench"),
         "-m", str(model_path),
@@ -32,7 +41,7 @@ def bench_argv(runtime_dir: Path, model_path: Path, start: StartBench, n_threads
         "-b", "2048", "-ub", "512", "-fa", "1",
         "-lm", "none",
         "-o", "jsonl",
-        "--progress",
+        "--progress", "-v",
     ]  # fmt: skip
 
 
@@ -94,6 +103,10 @@ class Bench:
             stderr += stderr_pipe.read()
         return self._output.feed(now_s, stdout, stderr)
 
+    def engine(self) -> dict[str, Any]:
+        """Where the model was put: buffers by device, layers on the GPU. Complete at the first warm-up."""
+        return {"model": self.start.model, "build": self.start.build, **self._output.engine}
+
     def abort(self) -> None:
         """Kill it with all it started; a llama-bench holds nothing that it would have to put away."""
         self._aborted = True
@@ -110,7 +123,7 @@ class Bench:
         for pipe in self.pipes:
             pipe.close()
         aborted = self._aborted and rc == RC_SIGKILL
-        tail = self._output.tail()
+        tail = self._output.tail() if rc != 0 and not aborted else ""
         oom = not aborted and self._out_of_memory(rc, tail)
         return [*events, BenchExited(now_s, self.start.model, rc, aborted, tail, oom)]
 

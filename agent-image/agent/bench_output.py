@@ -11,8 +11,16 @@ from tasks.domain.cells import PP, TG, Cell
 from tasks.domain.events import BenchRow, Event, RepeatStarted, WarmupStarted
 
 TAIL_BYTES = 4096
+MARK_PREFIX = b"llama-bench: benchmark "
 MARK = re.compile(r"llama-bench: benchmark (\d+)/\d+: (?:(warmup) \w+ run|(?:prompt|generation) run (\d+)/(\d+))$")
-STARTING = re.compile(r"llama-bench: benchmark \d+/\d+: starting$")
+# What of the engine's log is worth keeping when it fails.
+TROUBLE = re.compile(
+    rb"fail|error|insufficient|\babort|assert|exception|terminate|unable|out of memory|bad_alloc|illegal|killed", re.I
+)
+BUFFER = re.compile(
+    r"(?:load_tensors|llama_kv_cache|llama_context):\s+(\S+)\s+(model|KV|compute) buffer size\s*=\s*([\d.]+) MiB"
+)
+OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
 
 
 def _samples_s(row: dict[str, Any]) -> tuple[float, ...] | None:
@@ -27,36 +35,58 @@ def _samples_s(row: dict[str, Any]) -> tuple[float, ...] | None:
 
 
 class BenchOutput:
-    """Turns bytes of the two streams into events. Text that is neither row nor mark is kept as the tail."""
+    """Turns bytes of the two streams into events. `engine`: where the model was put, as the engine's log tells."""
 
     def __init__(self, cells: tuple[Cell, ...]) -> None:
+        self.engine: dict[str, Any] = {"buffers_mib": {}, "layers_offloaded": None, "layers_total": None}
         self._cells = cells
         self._next_row = 0
         self._rests = {"stdout": b"", "stderr": b""}
         self._tail = b""
+        self._trouble = b""
 
     def feed(self, t_s: float, stdout: bytes, stderr: bytes) -> list[Event]:
         """Events in the order in which they happened: a cell's marks, its row, then the next cell's marks."""
         items: list[tuple[int, int, Event]] = []
         for line in self._lines("stderr", stderr):
-            mark = MARK.match(line.decode(errors="replace"))
-            index = int(mark.group(1)) - 1 if mark else -1
-            if mark and 0 <= index < len(self._cells):
+            if MARK_PREFIX not in line:
+                self._log_line(line)
+                continue
+            mark = MARK.search(line.decode(errors="replace"))
+            if mark and 0 < int(mark.group(1)) <= len(self._cells):
+                index = int(mark.group(1)) - 1
                 items.append((index, 0, self._mark(t_s, self._cells[index], mark)))
-            elif not STARTING.match(line.decode(errors="replace")):
-                self._keep(line)
         for line in self._lines("stdout", stdout):
             row = self._row(t_s, line)
             if row is None:
-                self._keep(b"[stdout] " + line)
+                self._log_line(b"[stdout] " + line)
             else:
                 items.append((self._cells.index(row.cell), 1, row))
         return [event for _, _, event in sorted(items, key=lambda item: item[:2])]
 
     def tail(self) -> str:
-        """The last 4 KiB of what was neither row nor mark, unfinished lines included."""
-        rest = self._rests["stderr"] + (b"[stdout] " + self._rests["stdout"] if self._rests["stdout"] else b"")
-        return (self._tail + rest)[-TAIL_BYTES:].decode(errors="replace").strip()
+        """The last 4 KiB of what tells of trouble; where nothing does, of all that was neither row nor mark."""
+        rest = self._rests["stderr"]
+        trouble = self._trouble + (rest if TROUBLE.search(rest) else b"")
+        text = trouble or self._tail + rest
+        if self._rests["stdout"]:
+            text += b"[stdout] " + self._rests["stdout"]
+        return text[-TAIL_BYTES:].decode(errors="replace").strip()
+
+    def _log_line(self, line: bytes) -> None:
+        line = line[:TAIL_BYTES] + b"\n"
+        self._tail = (self._tail + line)[-TAIL_BYTES:]
+        if TROUBLE.search(line) or line.startswith(b"[stdout]"):
+            self._trouble = (self._trouble + line)[-TAIL_BYTES:]
+        elif b"buffer size" in line:
+            found = BUFFER.search(line.decode(errors="replace"))
+            if found:
+                buffers = self.engine["buffers_mib"]
+                buffers.setdefault(f"{found.group(1)} {found.group(2)}", float(found.group(3)))
+        elif b"layers to GPU" in line:
+            found = OFFLOADED.search(line.decode(errors="replace"))
+            if found:
+                self.engine["layers_offloaded"], self.engine["layers_total"] = map(int, found.groups())
 
     def _lines(self, stream: str, data: bytes) -> list[bytes]:
         *lines, rest = (self._rests[stream] + data).split(b"\n")
@@ -64,9 +94,6 @@ class BenchOutput:
             rest = rest[-TAIL_BYTES:]
         self._rests[stream] = rest
         return [line for line in lines if line.strip()]
-
-    def _keep(self, line: bytes) -> None:
-        self._tail = (self._tail + line[:TAIL_BYTES] + b"\n")[-TAIL_BYTES:]
 
     @staticmethod
     def _mark(t_s: float, cell: Cell, mark: re.Match[str]) -> Event:

@@ -22,8 +22,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--dir", type=Path, required=True, help="run directory with plan.json")
         command.add_argument("--runtime", type=Path, help="llama.cpp runtime (default: DIR/runtime)")
         command.add_argument(
-            "--option", action="append", default=[], metavar="NAME=NUMBER",
-            help="a download threshold: stall_s, dead_s, slow_bytes_per_s, trial_s, max_connections",
+            "--option", action="append", default=[], metavar="NAME=VALUE",
+            help="of downloads: stall_s, dead_s, slow_bytes_per_s, trial_s, max_connections, scheduling",
         )  # fmt: skip
     command = commands.add_parser("tail", help="print numbered lines of the event log")
     command.add_argument("--dir", type=Path, required=True)
@@ -47,13 +47,14 @@ def _options(pairs: list[str]) -> dict[str, Any]:
 
     from agent.download import FetchSpec
 
-    known = {f.name: f.type for f in fields(FetchSpec) if f.type in ("int", "float") and f.name != "bytes"}
+    known = {f.name: str(f.type) for f in fields(FetchSpec) if f.name not in ("urls", "path", "bytes", "sha256")}
     options: dict[str, Any] = {}
     for pair in pairs:
         name, _, value = pair.partition("=")
         if name not in known:
             raise ValueError(f"There is no option {name!r}. Known: {', '.join(sorted(known))}.")
-        options[name] = int(value) if known[name] == "int" else float(value)
+        kind: Any = {"int": int, "float": float}.get(known[name], str)
+        options[name] = kind(value)
     return options
 
 
@@ -120,7 +121,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.command == "fetch":
         from agent.fetch_command import main as fetch
 
-        return fetch(idle=True)
+        return fetch()
     from agent.header_command import main as header
 
     return header()

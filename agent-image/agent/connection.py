@@ -90,6 +90,8 @@ class Connection(threading.Thread):
                 download.part.write(span, self._buffer[:n])
                 self._last_byte_s = download.clock.now_s
                 mirror.failures = 0
+                if span.left > 0:
+                    reply.let_bytes_gather()
         finally:
             reply.close()
 

@@ -32,6 +32,7 @@ from tasks.domain.events import (
     HeaderRead,
     Probed,
     Tick,
+    WarmupStarted,
     event_to_dict,
 )
 from tasks.domain.run_plan import ModelSpec, RunPlan
@@ -68,6 +69,7 @@ class Driver:
         self._fetches: dict[str, ModelFetch] = {}
         self._headers: dict[str, Child] = {}
         self._bench: Bench | None = None
+        self._engine_of: Bench | None = None
         self._phases = Phases()
         self._telemetry = Telemetry()
         self._selector = selectors.DefaultSelector()
@@ -111,6 +113,8 @@ class Driver:
             self._log.append("Phase", phase)
         if isinstance(event, BenchRow):
             self.rows[event.cell] = event
+        if self._bench is not None:
+            self._record_engine(self._bench, event)
         self._conductor.on(event)
         self._record_decisions()
 
@@ -274,6 +278,12 @@ class Driver:
         self._telemetry.watch(bench.process.pid)
         for pipe in bench.pipes:
             self._watch(pipe, lambda: self._pass_on(bench.read(self._clock())))
+
+    def _record_engine(self, bench: Bench, event: Event) -> None:
+        """At the first warm-up of a process: where the engine has put the model."""
+        if isinstance(event, WarmupStarted) and self._engine_of is not bench:
+            self._engine_of = bench
+            self._log.append("EngineLoaded", {"t_s": event.t_s, **bench.engine()})
 
     def _abort_bench(self, action: act.AbortBench) -> None:
         if self._bench is not None:

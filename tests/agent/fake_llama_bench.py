@@ -45,6 +45,7 @@ def main():
         parser.add_argument(name)
     parser.add_argument("-r", type=int)
     parser.add_argument("--progress", action="store_true")
+    parser.add_argument("-v", action="store_true")
     args = parser.parse_args()
     run = script()
     tests = [(int(p), 0) for p in args.p.split(",") if p != "0"] + [(0, int(n)) for n in args.n.split(",") if n != "0"]
@@ -68,11 +69,12 @@ def main():
             time.sleep(run.get("repeat_s", 0.01))
             samples.append(int(run.get("repeat_s", 0.01) * 1e9) + k)
         if run.get("garbage"):
-            print("~~ not a row ~~")
-            print('{"n_prompt": %d, "n_gen": %d, "samples_ns": []}' % (n_prompt, n_gen))
+            sys.stdout.write("~~ not a row ~~\n")
+            sys.stdout.write(f'{{"n_prompt": {n_prompt}, "n_gen": {n_gen}, "samples_ns": []}}\n')
         row = {"build_commit": "fake", "n_prompt": n_prompt, "n_gen": n_gen, "n_depth": 0,
                "n_threads": int(args.t), "samples_ns": samples, "avg_ts": 1.0, "stddev_ns": 2**63}  # fmt: skip
-        print(json.dumps(row), flush=True)
+        sys.stdout.write(json.dumps(row) + "\n")
+        sys.stdout.flush()
     return 0
 
 

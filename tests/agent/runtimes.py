@@ -18,7 +18,7 @@ def cache() -> Path:
 
 def real_runtime() -> tuple[Path, str]:
     """The runtime of the cache and its best build for this CPU; skips where there is none."""
-    runtime = cache() / "runtime"
+    runtime = Path(os.environ.get("TOKENSWEEP_RUNTIME", cache() / "runtime"))
     builds = allowed_builds(read_manifest(runtime))
     if not builds:
         pytest.skip(f"no llama.cpp runtime for this CPU in {runtime}")

@@ -103,11 +103,40 @@ def test_a_row_counts_once() -> None:
 
 def test_the_tail_is_what_was_no_mark_and_is_bounded() -> None:
     output = BenchOutput(CELLS)
-    output.feed(1.0, b"", b"x" * 10_000 + b"\n" + marks(0) + b"main: error: failed to run prompt\nunfinished")
+    output.feed(1.0, b"", b"x" * 10_000 + b"\n" + marks(0) + b"unfinished")
     tail = output.tail()
     assert len(tail) <= 4096
-    assert tail.endswith("main: error: failed to run prompt\nunfinished")
+    assert tail.endswith("x\nunfinished")
     assert "warmup" not in tail
+
+
+def test_the_tail_is_what_tells_of_trouble_where_something_does() -> None:
+    output = BenchOutput(CELLS)
+    log = b"set_n_threads: n_threads = 2\n" * 1000
+    output.feed(1.0, b"", b"ggml_aligned_malloc: insufficient memory (attempted to allocate 24.00 MB)\n" + log)
+    output.feed(2.0, b"", log + b"llama_bench: error: failed to create context\nset_abort_callback: call\n")
+    assert output.tail().splitlines() == [
+        "ggml_aligned_malloc: insufficient memory (attempted to allocate 24.00 MB)",
+        "llama_bench: error: failed to create context",
+    ]
+
+
+def test_the_log_tells_where_the_model_was_put() -> None:
+    output = BenchOutput(CELLS)
+    output.feed(
+        1.0,
+        b"",
+        b"load_tensors: offloaded 25/33 layers to GPU\n"
+        b"load_tensors:        CUDA0 model buffer size =  4403.50 MiB\n"
+        b"load_tensors:   CPU_REPACK model buffer size =     7.59 MiB\n"
+        b"llama_kv_cache:      CUDA0 KV buffer size =    24.00 MiB\n"
+        b".llama-bench: benchmark 1/3: warmup prompt run\n",
+    )
+    assert output.engine == {
+        "buffers_mib": {"CUDA0 model": 4403.5, "CPU_REPACK model": 7.59, "CUDA0 KV": 24.0},
+        "layers_offloaded": 25,
+        "layers_total": 33,
+    }
 
 
 def test_lengths_leave_no_default_to_llama_bench() -> None:

@@ -142,9 +142,8 @@ def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A program that prints what nvidia-smi printed."""
     program = tmp_path / "bin" / "nvidia-smi"
     program.parent.mkdir()
-    program.write_text(
-        f"#!/bin/sh\ncase \"$*\" in\n*--loop*) while echo '{USED}'; do sleep 0.05; done;;\n*) cat <<'E'\n{LISTED}E\nesac\n"
-    )
+    loop = f"while echo '{USED}'; do sleep 0.05; done"
+    program.write_text(f"#!/bin/sh\ncase \"$*\" in\n*--loop*) {loop};;\n*) cat <<'E'\n{LISTED}E\nesac\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
     return program
