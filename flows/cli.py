@@ -7,8 +7,10 @@ Exit codes: 0 ok, 1 bug, 2 wrong usage or configuration, 3 nothing to do, 4 some
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
-from typing import Annotated
+from contextlib import suppress
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -125,14 +127,21 @@ def main() -> None:
     """Entry point: errors that we raise on purpose become one line and their exit code."""
     try:
         app()
+        code = 0
+    except SystemExit as exc:
+        code = exc.code if isinstance(exc.code, int) else 1
     except TokensweepError as exc:
         sys.stderr.write(f"tokensweep: {exc}\n")
-        sys.exit(exc.exit_code)
-    except KeyboardInterrupt:
-        sys.stderr.write("tokensweep: interrupted; what was created has been deleted, `tokensweep leaks` proves it\n")
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(0)
+        code = exc.exit_code
+    leave(code)
+
+
+def leave(code: int) -> NoReturn:
+    """End now. Threads that an interrupted sweep has given up on (a build, an SSH try) must not hold up the exit."""
+    with suppress(BrokenPipeError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,11 @@ import json
 import sys
 import time
 from dataclasses import asdict
-from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
 from flows import render
+from flows.embedded import prefect_api
 from tasks.domain.errors import ConfigError
 from tasks.settings import Settings
 from tasks.wiring import Services, open_services
@@ -44,7 +44,6 @@ def show_plan(settings: Settings, preset_name: str, server: str, label: str, as_
 def run_sweep(
     settings: Settings, preset_name: str, max_usd: float | None, server: str, label: str, yes: bool, as_json: bool
 ) -> int:
-    from flows.sweep import SweepRequest, sweep
     from tasks.presets import load_preset
 
     preset = load_preset(preset_name, settings.presets)
@@ -52,11 +51,20 @@ def run_sweep(
         show_plan(settings, preset_name, server, label, as_json=False)
         if not render.confirm("Run it?"):
             return 0
-    request = SweepRequest(
-        preset=preset_name, mode="run", max_usd=max_usd or float(preset.max_usd), server=server, label=label
-    )
-    with render.progress():
-        result = asyncio.run(sweep(request))
+    with prefect_api(settings.home) as wait_for_api:
+        from prefect.exceptions import TerminationSignal
+
+        from flows.sweep import SweepRequest, sweep
+
+        cap = max_usd or float(preset.max_usd)
+        request = SweepRequest(preset=preset_name, mode="run", max_usd=cap, server=server, label=label)
+        wait_for_api()
+        try:
+            with render.progress():
+                result = asyncio.run(sweep(request))
+        except (TerminationSignal, KeyboardInterrupt) as exc:
+            render.warn("stopped; what was created has been deleted, `tokensweep leaks` proves it")
+            return 130 if isinstance(exc, KeyboardInterrupt) else 143
     services = open_services(settings)
     if as_json:
         print_json(result.model_dump())
@@ -172,7 +180,3 @@ def doctor(settings: Settings, as_json: bool) -> int:
     else:
         render.checks(found)
     return 0 if all(c.ok for c in found) else 2
-
-
-def utc(unix_s: float) -> str:
-    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%d %H:%M:%S")

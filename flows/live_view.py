@@ -1,48 +1,29 @@
-"""What happens on a server, as task runs of its flow: each download and each llama-bench process is one bar of the
-timeline, so that the UI shows downloads running beside benchmarks.
-
-These tasks do no work: they begin and end with the events that the agent sends.
-"""
+"""What the agent on a server does, as bars of the timeline and as progress: each download and each llama-bench
+process is one bar, so that the UI shows downloads running beside benchmarks."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable
-from typing import Any, cast
+import logging
+from typing import Any
 
-from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
 from tasks.domain.run_plan import RunPlan
 from tasks.progress import say
-
-_ends: dict[str, asyncio.Future[State[Any]]] = {}
-
-
-@task(task_run_name="{what}", cache_policy=NO_CACHE)
-async def watched(what: str, key: str) -> Any:
-    """Ends when the event that ends it arrives, in the state that the event means."""
-    return await _ends[key]
-
-
-async def _watch(title: str, key: str) -> None:
-    await cast("Awaitable[Any]", watched(title, key, return_state=True))
+from tasks.steps import Bar, Timeline
 
 
 class LiveView:
-    """Turns the events of one server run into task runs and progress."""
+    """Takes in the events of one server run, in order."""
 
-    def __init__(self, plan: RunPlan) -> None:
-        self.plan = plan
+    def __init__(self, plan: RunPlan, timeline: Timeline, log: logging.Logger | logging.LoggerAdapter[Any]) -> None:
+        self.plan, self.timeline, self.log = plan, timeline, log
         self.n_cells = len(plan.cells())
-        self.n_done = len(plan.measured)
-        self.running: dict[str, tuple[str, asyncio.Task[Any]]] = {}
-        self.n_started = 0
-        self.log = get_run_logger()
+        self.n_done = 0
+        self.running: dict[str, Bar] = {}
 
-    async def on_event(self, event: dict[str, Any]) -> None:
+    def on_event(self, event: dict[str, Any]) -> None:
         handler = getattr(self, "_on_" + str(event.get("kind")), None)
         if handler is not None:
             handler(event)
@@ -90,21 +71,8 @@ class LiveView:
             say(self.plan.server, f"{event['action'].replace('_cell', '')} {event['subject']}")
 
     def _begin(self, name: str, title: str) -> None:
-        self.n_started += 1
-        key = f"{self.plan.server_run_id}/{self.n_started}"
-        _ends[key] = asyncio.get_running_loop().create_future()
-        self.running[name] = (key, asyncio.create_task(_watch(title, key)))
+        self.running[name] = self.timeline.begin(title)
 
     def _end(self, name: str, state: State[Any]) -> None:
-        key = self.running.get(name, ("", None))[0]
-        future = _ends.get(key)
-        if future is not None and not future.done():
-            future.set_result(state)
-
-    async def close(self) -> None:
-        """End what is still open (a lost server, a cancel) and wait until every task run has its final state."""
-        for name in list(self.running):
-            self._end(name, Failed(message="ended with its server"))
-        await asyncio.gather(*(t for _, t in self.running.values()), return_exceptions=True)
-        for key, _ in self.running.values():
-            _ends.pop(key, None)
+        if name in self.running:
+            self.running.pop(name).end(state)

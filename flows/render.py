@@ -19,8 +19,17 @@ from rich.table import Table
 from tasks.domain.sweep_plan import SweepPlan
 from tasks.progress import Step, listening
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+# A pipe or a log file has no width of its own; 80 columns would cut every name.
+PIPE_WIDTH = 180
+
+
+def _console(*, stderr: bool) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, highlight=False, soft_wrap=False, width=None if stream.isatty() else PIPE_WIDTH)
+
+
+out = _console(stderr=False)
+err = _console(stderr=True)
 
 _MARK = {
     "measured": "green",

@@ -12,7 +12,6 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger
@@ -25,10 +24,11 @@ from tasks.domain.errors import AgentError, TokensweepError, UnreachableError
 from tasks.domain.run_plan import RunPlan
 from tasks.engine import Engine, ensure_engine
 from tasks.progress import say
-from tasks.provision import Order, Reach, ServerKeys, create, reach, tear_down, wait_for_ssh
-from tasks.publish import RunRecord, land_run
+from tasks.provision import Order, Reach, ServerKeys, create, reach, tear_down_now
+from tasks.publish import RunRecord, land_now
 from tasks.remote.spool import Spool
-from tasks.threads import in_thread
+from tasks.steps import Timeline
+from tasks.threads import in_thread, to_its_end
 from tasks.wiring import Services, open_services
 
 SETUP_S = 300.0
@@ -57,6 +57,10 @@ class ServerReport(BaseModel):
     reason: str = ""
     detail: str = ""
     left_open: int = 0
+
+
+reports: dict[str, ServerReport] = {}
+"""Of the runs of this process that have ended, by server_run_id; known even when Prefect's API is gone."""
 
 
 @asynccontextmanager
@@ -92,24 +96,28 @@ class _Run:
         self.record = RunRecord(isolation=str(getattr(self.cloud, "isolation", "vm")))
         self.cancel = threading.Event()
         self.spool_path = services.settings.spool_dir / f"{plan.server_run_id}.jsonl"
+        self.timeline = Timeline()
         self.log = get_run_logger()
 
     async def carry_out(self) -> ServerReport:
+        """Nothing here waits for Prefect: bars are drawn beside the work, and settled when all is over."""
         self._begin()
         try:
             try:
                 await self._measure()
             finally:
-                await asyncio.shield(self._end_servers())
+                await to_its_end(self._end_servers())
         except TokensweepError as exc:
             self._failed(exc)
         except asyncio.CancelledError:
             self.record.outcome, self.record.reason = "cancelled", Reason.CANCELLED.value
             self.record.lost_reason = Reason.CANCELLED
-            await asyncio.shield(self._land())
+            await to_its_end(self._land())
             raise
-        await self._land()
-        return self._report()
+        await to_its_end(self._land())
+        reports[self.plan.server_run_id] = self._report()
+        await self.timeline.settle()
+        return reports[self.plan.server_run_id]
 
     def _begin(self) -> None:
         """The plan and the spool are on disk before anything is created: what is measured survives this process."""
@@ -134,18 +142,21 @@ class _Run:
         )
         began = time.time()
         say(self.order.server, "create")
-        live = await create(order, self.services, keys, self.cancel)
+        async with self.timeline.bar(f"create {self.order.server}"):
+            live = await create(order, self.services, keys, self.cancel)
         self.record.phase("create", began)
         how = reach(live, keys, self.services, self.cancel)
         began = time.time()
         say(self.order.server, "connect")
-        session = await wait_for_ssh(self.order.server, how)
+        async with self.timeline.bar("connect"):
+            session = await in_thread(how.connect, on_cancel=self.cancel.set)
         self.record.ssh_ready_unix_s = time.time()
         self.record.phase("connect", began)
         began = time.time()
         plan = _with_billed(self.plan, time.time() - (live.row.sent_unix_s or began))
-        with session:
-            started = await upload_and_start(session, plan, self.engine, RUN_DIR)
+        async with self.timeline.bar("upload agent and runtime"):
+            with session:
+                started = await upload_and_start(session, plan, self.engine, RUN_DIR)
         self.record.agent_started_unix_s, self.record.bytes_sent = started.agent_started_unix_s, started.bytes_sent
         self.record.phase("upload", began)
         await self._follow(how)
@@ -153,7 +164,7 @@ class _Run:
     async def _follow(self, how: Reach) -> None:
         """Follow the agent; a copy of every event goes to the live view (tasks and progress in the UI)."""
         loop = asyncio.get_running_loop()
-        view = LiveView(self.plan)
+        view = LiveView(self.plan, self.timeline, self.log)
         queue: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
 
         def on_event(event: dict[str, Any]) -> None:
@@ -176,7 +187,7 @@ class _Run:
 
         async def show() -> None:
             while (event := await queue.get()) is not None:
-                await view.on_event(event)
+                view.on_event(event)
 
         shown = asyncio.create_task(show())
         try:
@@ -188,17 +199,20 @@ class _Run:
             raise
         finally:
             shown.cancel()
-            await view.close()
 
     async def _end_servers(self) -> None:
         began = time.time()
         say(self.order.server, "tear down")
-        await tear_down(self.plan.server_run_id, self.services)
+        async with self.timeline.bar("tear down"):
+            await in_thread(tear_down_now, self.plan.server_run_id, self.services)
         self.record.phase("teardown", began)
 
     async def _land(self) -> None:
         say(self.order.server, "land")
-        await land_run(self.plan, self.spool_path, self.record, self.server_type, self.engine, self.services)
+        async with self.timeline.bar("land"):
+            await in_thread(
+                land_now, self.plan, self.spool_path, self.record, self.server_type, self.engine, self.services
+            )
         say(self.order.server, "done", 1.0)
 
     def _failed(self, exc: TokensweepError) -> None:
@@ -238,9 +252,3 @@ def _decimal(value: float) -> Any:
     from decimal import Decimal
 
     return Decimal(str(value))
-
-
-def spool_plan(spool_path: Path) -> RunPlan | None:
-    """The plan that lies beside a spool, or None when it is not there."""
-    path = spool_path.with_suffix(".plan.json")
-    return RunPlan.from_json(path.read_text()) if path.is_file() else None

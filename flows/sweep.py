@@ -6,13 +6,14 @@ import asyncio
 import time
 from contextlib import ExitStack
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, Literal
 
 from prefect import flow, get_run_logger, tags
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.server import ServerOrder, ServerReport, server, start_gate
+from flows.server import ServerOrder, ServerReport, reports, server, start_gate
 from tasks.artifacts import SweepProgress, publish_leaks, publish_plan, publish_results
 from tasks.clouds.base import Cloud
 from tasks.domain.errors import ConfigError, TokensweepError
@@ -76,6 +77,11 @@ class SweepRequest(BaseModel):
     )
 
 
+    @property
+    def name(self) -> str:
+        return Path(self.preset).stem
+
+
 class SweepResult(BaseModel):
     """status: planned, nothing_to_do, completed, some_failed. left: resources that are still there (should be 0)."""
 
@@ -88,7 +94,7 @@ class SweepResult(BaseModel):
 
 @flow(
     name="sweep",
-    flow_run_name="sweep/{request.preset}-{request.mode}",
+    flow_run_name="sweep/{request.name}-{request.mode}",
     description="Measure a set of servers with a ladder of models; see the parameters.",
 )
 async def sweep(request: SweepRequest) -> SweepResult:
@@ -162,17 +168,20 @@ async def _fan_out(prepared: PreparedSweep, services: Services, engine: Engine) 
 
 
 async def _guarded(order: ServerOrder) -> ServerReport:
-    """A subflow that fails in a way nobody foresaw must not take the others with it."""
+    """A subflow that fails in a way nobody foresaw (Prefect's API gone, say) must not take the others with it."""
     try:
         with tags(order.vendor, f"sweep:{order.sweep_id}"):
             return await server(order)
-    except TokensweepError as exc:
-        get_run_logger().error("%s: %s", order.server, exc)
+    except Exception as exc:
+        get_run_logger().exception("%s: the subflow failed", order.server)
+        if order.server_run_id in reports:
+            return reports[order.server_run_id]
+        reason = exc.reason if isinstance(exc, TokensweepError) else type(exc).__name__
         return ServerReport(
             server=order.server,
             server_run_id=order.server_run_id,
             outcome="failed",
-            reason=exc.reason,
+            reason=reason,
             detail=str(exc),
         )
 

@@ -14,9 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from tasks.domain.errors import AgentError
 from tasks.domain.run_plan import RunPlan
 from tasks.engine import Engine
@@ -38,7 +35,6 @@ class Started:
     bytes_sent: int
 
 
-@task(task_run_name="upload agent and runtime to {plan.server}", cache_policy=NO_CACHE)
 async def upload_and_start(session: Session, plan: RunPlan, engine: Engine, work_dir: str) -> Started:
     """One archive, one command: agent, runtime and plan are unpacked and the agent started, detached."""
     return await in_thread(_upload_and_start, session, plan, engine, work_dir)

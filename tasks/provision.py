@@ -1,4 +1,4 @@
-"""Create a server, reach it over SSH, and end it. Blocking code; the tasks below run it beside the event loop."""
+"""Create a server, reach it over SSH, and end it. Blocking code that runs beside the event loop."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ import threading
 import time
 from dataclasses import dataclass, field
 from decimal import Decimal
-
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from tasks.clouds.base import CreateSpec, ServerType
 from tasks.clouds.deletion import delete_and_prove, request_delete
@@ -48,7 +45,6 @@ class Order:
     cap_usd: Decimal
 
 
-@task(task_run_name="create {order.server_type.name}", cache_policy=NO_CACHE)
 async def create(order: Order, services: Services, keys: ServerKeys, cancel: threading.Event) -> LiveServer:
     """Create the server in the first place that has one; see clouds/lifecycle.py for what may be raised."""
     return await in_thread(_create, order, services, keys, cancel, on_cancel=cancel.set)
@@ -117,13 +113,6 @@ def reach(server: LiveServer, keys: ServerKeys, services: Services, cancel: thre
     return Reach(endpoint, services.settings.connect_timeout_s, cancel)
 
 
-@task(task_run_name="connect {server}", cache_policy=NO_CACHE)
-async def wait_for_ssh(server: str, how: Reach) -> Session:
-    """The first connection, as soon as sshd answers with the pinned key."""
-    return await in_thread(how.connect, on_cancel=how.cancel.set)
-
-
-@task(task_run_name="tear down {server_run_id}", cache_policy=NO_CACHE)
 async def tear_down(server_run_id: str, services: Services) -> tuple[LedgerRow, ...]:
     """End every resource of the run and prove it if that takes seconds; what stays open is the reaper's."""
     return await in_thread(tear_down_now, server_run_id, services)

@@ -9,9 +9,6 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from tasks.clouds.base import ServerType
 from tasks.domain.cells import Reason
 from tasks.domain.lifecycle import LedgerRow
@@ -20,7 +17,6 @@ from tasks.engine import Engine
 from tasks.lake import ControllerPhase, LandedRun, RunContext, land, open_lake, query, rows_from_events
 from tasks.ledger import RunState
 from tasks.remote.spool import Spool
-from tasks.threads import in_thread
 from tasks.wiring import Services
 
 
@@ -46,14 +42,6 @@ class RunRecord:
         )
 
 
-@task(task_run_name="land {plan.server}", cache_policy=NO_CACHE)
-async def land_run(
-    plan: RunPlan, spool_path: Path, record: RunRecord, server_type: ServerType, engine: Engine, services: Services
-) -> LandedRun:
-    """Write the run's rows; a second call writes the same files again. The spool goes once they are in the lake."""
-    return await in_thread(land_now, plan, spool_path, record, server_type, engine, services)
-
-
 def land_now(
     plan: RunPlan,
     spool_path: Path,
@@ -62,6 +50,7 @@ def land_now(
     engine: Engine | None,
     services: Services,
 ) -> LandedRun:
+    """Write the run's rows; a second call writes the same files again. The spool goes once they are in the lake."""
     rows = services.ledger.rows_of_run(plan.server_run_id)
     costs = [row.cost_usd for row in rows]
     with Spool(spool_path) as spool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
@@ -35,3 +35,19 @@ async def in_thread(work: Callable[..., T], /, *args: Any, on_cancel: Callable[[
         if future.done() and not future.cancelled():
             future.exception()  # taken note of; the cancellation is what the caller hears
         raise
+
+
+async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """Await `work` without letting a cancellation of the caller cut it short; the cancellation is raised after it."""
+    running = asyncio.create_task(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not running.done():
+        try:
+            await asyncio.wait([running])
+        except asyncio.CancelledError as exc:
+            cancelled = exc
+    if cancelled is not None:
+        if not running.cancelled():
+            running.exception()
+        raise cancelled
+    return running.result()

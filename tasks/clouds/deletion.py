@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from decimal import Decimal
+from functools import partial
 from typing import Any, Protocol
 
 from tasks.clouds.base import INTENT_TAG, Classified, Cloud, ErrorKind, Listing, Ref, Resource, Scope
@@ -143,7 +144,7 @@ def send_delete(cloud: Cloud, ledger: LedgerPort, row: LedgerRow, remains: Resou
     try:
         target = remains or (None if row.cloud_id else look_up(cloud, row))
         if target is not None and target.kind == SERVER and not row.cloud_id:
-            row = _quietly(lambda: ledger.identify(row, target.cloud_id), row)
+            row = _quietly(ledger, row, partial(ledger.identify, cloud_id=target.cloud_id))
         if target is not None:
             cloud.delete(target.ref())
         elif row.cloud_id:
@@ -155,7 +156,7 @@ def send_delete(cloud: Cloud, ledger: LedgerPort, row: LedgerRow, remains: Resou
         if found.kind is not ErrorKind.NOT_FOUND:
             error = f"{found.code or found.kind.value}: {found.message}"
             logger.warning("%s: the delete of %s was not taken: %s", cloud.vendor, row.name, error)
-    _quietly(lambda: ledger.delete_sent(row, error=error), row)
+    _quietly(ledger, row, partial(ledger.delete_sent, error=error))
     return not error
 
 
@@ -164,13 +165,17 @@ def may_resend(row: LedgerRow, now_unix_s: float) -> bool:
     return row.last_delete_unix_s is None or now_unix_s - row.last_delete_unix_s >= RESEND_AFTER_S
 
 
-def _quietly(write: Callable[[], LedgerRow], row: LedgerRow) -> LedgerRow:
-    """A note in the ledger that must not stand in the way of a delete."""
+def _quietly(ledger: LedgerPort, row: LedgerRow, write: Callable[[LedgerRow], LedgerRow]) -> LedgerRow:
+    """A note in the ledger that must not stand in the way of a delete, whoever else changes the row meanwhile."""
     try:
-        return write()
+        for _ in range(_N_STALE_TRIES):
+            try:
+                return write(row)
+            except StaleRowError:
+                row = ledger.row(row.intent_id) or row
     except LedgerError as exc:
         logger.warning("%s", exc)
-        return row
+    return row
 
 
 def remains_of(row: LedgerRow, listing: Listing) -> tuple[Resource, ...]:

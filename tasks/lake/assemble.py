@@ -19,7 +19,7 @@ from tasks.lake.machine_rows import hardware_rows, telemetry_rows, with_columns
 from tasks.lake.overlap import overlap_s, union
 from tasks.lake.run_context import RunContext
 from tasks.lake.run_log import RunLog
-from tasks.lake.schema import PHASES, RESOURCES
+from tasks.lake.schema import DOWNLOADS, PHASES, RESOURCES
 from tasks.lake.timeline import Download
 
 Rows = dict[str, list[dict[str, Any]]]
@@ -232,8 +232,8 @@ def _download(plan: RunPlan, download: Download, log: RunLog) -> dict[str, Any]:
         "seconds": end_s - download.started_s,
         "paused_s": max(0.0, end_s - download.started_s - moving_s),
         "bytes_per_s": moved / moving_s if moving_s > 0 else None,
-        "n_retries": download.n_retries,
-        "n_connections": download.n_connections,
+        "n_retries": as_column(DOWNLOADS.column("n_retries"), download.n_retries),
+        "n_connections": as_column(DOWNLOADS.column("n_connections"), download.n_connections),
         "sha256": download.sha256,
         "outcome": download.outcome,
         "reason": download.reason if download.reason in set(Reason) else None,

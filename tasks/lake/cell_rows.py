@@ -116,7 +116,8 @@ class CellRows:
         if attempt is None:
             return {}
         row = attempt.row.row if attempt.row is not None and isinstance(attempt.row.row, dict) else {}
-        values: dict[str, Any] = {"build": attempt.build or None, "n_repeats_planned": attempt.n_repeats}
+        n_repeats = as_column(CELLS.column("n_repeats_planned"), attempt.n_repeats)
+        values: dict[str, Any] = {"build": attempt.build or None, "n_repeats_planned": n_repeats}
         if self._plan.n_threads > 0:
             values["n_threads"] = self._plan.n_threads
         for name, key in _ROW_KEYS.items():

@@ -58,8 +58,9 @@ class Table:
         """Raises KeyError where there is no such column."""
         return self._by_name[name]
 
-    def polars_schema(self) -> pl.Schema:
-        return pl.Schema({c.name: c.dtype for c in self.columns})
+    @cached_property
+    def dtypes(self) -> dict[str, pl.DataType]:
+        return {c.name: c.dtype for c in self.columns}
 
 
 COMMON = (

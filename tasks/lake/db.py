@@ -19,6 +19,7 @@ import duckdb
 import polars as pl
 
 from tasks.domain.errors import ConfigError, LandingError
+from tasks.lake.arrow import ArrowStream
 from tasks.lake.columns import Table, duckdb_type
 from tasks.lake.inventory import Inventory, LakeProblem, take_inventory
 from tasks.lake.location import lake_folder
@@ -26,7 +27,15 @@ from tasks.lake.schema import SERVER_RUNS, TABLE, TABLES
 from tasks.lake.sql_catalogue import CATALOGUE, SqlObject
 
 _READING = (duckdb.StatementType.SELECT,)
-_EXPLAIN = re.compile(r"\s*explain\b", re.IGNORECASE)
+_OF_THE_SQL = (
+    duckdb.BinderException,
+    duckdb.CatalogException,
+    duckdb.ConversionException,
+    duckdb.ParserException,
+    duckdb.PermissionException,
+)
+"""Errors that no file can be the cause of."""
+_EXPLAIN = re.compile(r"\s*explain(\s+analyze)?\b", re.IGNORECASE)
 
 
 @dataclass
@@ -79,7 +88,7 @@ def _create_table_view(con: duckdb.DuckDBPyConnection, table: Table, found: Inve
     source = f"SELECT {typed} WHERE false"
     have = found.tables[table.name]
     if have.files:
-        files = ", ".join(_literal(_as_pattern(path)) for path in have.files)
+        files = ", ".join(_literal(str(path)) for path in have.files)
         options = f"union_by_name = {'false' if have.alike else 'true'}, hive_partitioning = false"
         source += f" UNION ALL BY NAME FROM read_parquet([{files}], {options})"
     names = ", ".join(c.name for c in table.columns)
@@ -127,11 +136,6 @@ def _literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _as_pattern(path: Path) -> str:
-    """DuckDB takes every path for a pattern, so what is special in one is put in brackets."""
-    return re.sub(r"([\[*?])", r"[\1]", str(path))
-
-
 def _close_to_the_world(con: duckdb.DuckDBPyConnection, folder: Path) -> None:
     con.execute("SET autoinstall_known_extensions = false")
     con.execute("SET autoload_known_extensions = false")
@@ -156,7 +160,7 @@ def query(lake: Lake, sql: str, parameters: Sequence[Any] = ()) -> pl.DataFrame:
         if intervals:  # Polars has no such type
             casts = ", ".join(f'CAST("{c}" AS VARCHAR) AS "{c}"' for c in intervals)
             relation = relation.project(f"* REPLACE ({casts})")
-        return pl.DataFrame(relation)
+        return pl.DataFrame(ArrowStream(relation.__arrow_c_stream__()))
 
 
 @contextmanager
@@ -167,7 +171,7 @@ def _explained(lake: Lake) -> Iterator[None]:
     except pl.exceptions.DuplicateError as exc:
         raise ConfigError(f"The query gives two columns one name: {exc}.", next_step="Name them with AS.") from exc
     except duckdb.Error as exc:
-        damaged = _damaged_data(lake)
+        damaged = [] if isinstance(exc, _OF_THE_SQL) else _damaged_data(lake)
         if damaged:
             raise LandingError(
                 f"The lake has files that cannot be read to the end: {', '.join(map(str, damaged))}.",
@@ -208,7 +212,7 @@ def _files(lake: Lake) -> Iterable[Path]:
 
 def _reads(path: Path) -> bool:
     try:
-        pl.read_parquet(path)
+        pl.read_parquet(path, glob=False, hive_partitioning=False)
     except (pl.exceptions.PolarsError, OSError, ValueError):
         return False
     return True

@@ -32,6 +32,9 @@ its meaning or its unit.
 """
 
 
+_TEXT = ("p_model", "p_task", "p_a", "p_b")
+
+
 def describe() -> str:
     """Every table, view and macro with its columns, as Markdown."""
     with tempfile.TemporaryDirectory() as folder, open_lake(folder) as lake:
@@ -67,10 +70,13 @@ def _view(item: SqlObject, columns: list[tuple[str, ...]]) -> str:
 
 
 def _macro(item: SqlObject) -> str:
-    rows = [(name, "", item.own[name].unit, item.own[name].comment) for name in item.parameters]
+    rows = [
+        (name, "text" if name in _TEXT else "number", item.own[name].unit, item.own[name].comment)
+        for name in item.parameters
+    ]
     call = f"{item.name}({', '.join(item.parameters)})"
     text = f"### {item.name}\n\n    {'FROM' if item.kind == 'MACRO TABLE' else 'SELECT'} {call}\n\n{item.comment}\n\n"
-    return text + "\n".join(_grid(rows)) + "\n"
+    return text + "\n".join(_grid(rows, "parameter")) + "\n"
 
 
 def _table_cells(columns: Iterable[Column]) -> Iterator[tuple[str, str, str, str]]:
@@ -79,8 +85,8 @@ def _table_cells(columns: Iterable[Column]) -> Iterator[tuple[str, str, str, str
         yield c.name, duckdb_type(c.dtype) + (" NOT NULL" if c.required else ""), c.unit, c.comment + values
 
 
-def _grid(rows: Iterable[tuple[str, str, str, str]]) -> Iterator[str]:
-    yield "| column | type | unit | meaning |"
+def _grid(rows: Iterable[tuple[str, str, str, str]], of: str = "column") -> Iterator[str]:
+    yield f"| {of} | type | unit | meaning |"
     yield "|---|---|---|---|"
     for name, kind, unit, comment in rows:
         yield f"| `{name}` | {kind} | {unit} | {comment.replace('|', chr(92) + '|')} |"

@@ -95,10 +95,12 @@ def _scan(table: Table, committed: set[str] | None, found: Inventory) -> set[str
 def _judge(table: Table, path: Path) -> tuple[LakeProblem | None, bool]:
     """What is wrong with the file, if anything, and whether its columns are exactly the table's."""
     try:
-        schema = pl.read_parquet_schema(path)
+        schema = dict(pl.scan_parquet(path, glob=False, hive_partitioning=False).collect_schema())
     except (pl.exceptions.PolarsError, OSError, ValueError) as exc:
         text = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
         return LakeProblem("damaged", table.name, str(path), f"it cannot be read as Parquet ({text})"), False
+    if schema == table.dtypes:
+        return None, True
     if not any(c.name in schema for c in COMMON):
         return LakeProblem("foreign", table.name, str(path), f"it has no column of {table.name}"), False
     for column in table.columns:
@@ -107,7 +109,7 @@ def _judge(table: Table, path: Path) -> tuple[LakeProblem | None, bool]:
             return _incompatible(table, path, f"column {column.name} is missing"), False
         if have is not None and have != column.dtype and have not in _WIDENS.get(column.dtype, ()):
             return _incompatible(table, path, f"column {column.name} is {have}, not {column.dtype}"), False
-    return None, dict(schema) == dict(table.polars_schema())
+    return None, False
 
 
 def _incompatible(table: Table, path: Path, detail: str) -> LakeProblem:

@@ -15,16 +15,21 @@ All times here are unix seconds of the server's clock, as it stood when the agen
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
+from dataclasses import fields
 from typing import Any
 
 from tasks.domain import events as ev
-from tasks.domain.cells import Cell
+from tasks.domain.cells import TASKS, Cell
 from tasks.domain.errors import AgentError
 from tasks.lake.timeline import Attempt, Download, Process, Reading, TimedLine
 
 TELEMETRY_INTERVAL_S = 1.0
 """What the first reading is about; each later one is about the time since the one before."""
+
+MAX_UNIX_S = 1e11
+"""Beyond the year 5000; what is larger is no time."""
 
 
 class RunLog:
@@ -71,7 +76,7 @@ class RunLog:
 
     def _read(self, line: dict[str, Any]) -> None:
         try:
-            kind, t_s = str(line["kind"]), float(line["t_s"])
+            kind, t_s = str(line["kind"]), _seconds(line["t_s"])
             if kind == "AgentStarted" or self._offset_s is None:
                 self._begin(line, t_s)
             at_s = (self._offset_s or 0.0) + t_s
@@ -80,7 +85,7 @@ class RunLog:
                 own(self, at_s, line)
             elif kind in ev.EVENT_TYPES:
                 handler = _EVENTS.get(kind)
-                event = ev.event_from_dict(line)
+                event = _well_formed(ev.event_from_dict(line))
                 if handler is not None:
                     handler(self, at_s, event, line)
             self.end_s = max(self.end_s, at_s)
@@ -89,8 +94,7 @@ class RunLog:
 
     def _begin(self, line: dict[str, Any], t_s: float) -> None:
         """The agent started: `t_s` begins anew, and what the agent before it had running is over."""
-        unix_s = line.get("unix_s")
-        self._offset_s = (float(unix_s) if unix_s is not None else self._origin_s) - t_s
+        self._offset_s = (_seconds(line["unix_s"]) if "unix_s" in line else self._origin_s) - t_s
         if self.start_s is None:
             self.start_s = self._offset_s + t_s
             self.end_s = self.start_s
@@ -110,8 +114,8 @@ class RunLog:
         self.decisions.append(TimedLine(at_s, line))
 
     def _on_phase(self, at_s: float, line: dict[str, Any]) -> None:
-        begin_s, end_s = float(line["started_s"]), float(line.get("ended_s", line["t_s"]))
-        started_s = at_s + begin_s - float(line["t_s"])
+        begin_s, end_s = _seconds(line["started_s"]), _seconds(line.get("ended_s", line["t_s"]))
+        started_s = at_s + begin_s - _seconds(line["t_s"])
         self.phases.append(TimedLine(started_s, {**line, "name": str(line["name"]), "seconds": end_s - begin_s}))
 
     def _on_telemetry(self, at_s: float, line: dict[str, Any]) -> None:
@@ -133,7 +137,7 @@ class RunLog:
             self.probed = (at_s, event)
 
     def _on_header(self, at_s: float, event: ev.HeaderRead, line: dict[str, Any]) -> None:
-        self.headers[event.model] = event.header
+        self.headers[str(event.model)] = dict(event.header)
 
     def _on_download_started(self, at_s: float, event: ev.DownloadStarted, line: dict[str, Any]) -> None:
         attempt = 1 + sum(d.model == event.model for d in self.downloads)
@@ -232,6 +236,45 @@ def _end_download(download: Download, at_s: float) -> None:
         download.paused_since_s = None
     download.ended_s = at_s
 
+
+def _seconds(value: Any) -> float:
+    """A time as a log may hold it. Raises ValueError or TypeError for anything that no clock has shown."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < MAX_UNIX_S:
+        raise ValueError(f"{value!r} is no time.")
+    return float(value)
+
+
+def _well_formed(event: ev.Event) -> ev.Event:
+    """The event, once each value is of the type that its class declares. Raises TypeError for one that is not."""
+    for field in fields(event):
+        value = getattr(event, field.name)
+        if not _IS_A[str(field.type)](value):
+            raise TypeError(f"{type(event).__name__}.{field.name} cannot be {value!r}.")
+    return event
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def _is_cell(value: Any) -> bool:
+    if not isinstance(value.model, str) or value.task not in TASKS or not _is_count(value.n_tokens):
+        return False
+    return bool(0 < value.n_tokens < 2**31)
+
+
+# By the annotation of the field.
+_IS_A: dict[str, Callable[[Any], bool]] = {
+    "str": lambda v: isinstance(v, str),
+    "bool": lambda v: isinstance(v, bool),
+    "int": lambda v: isinstance(v, int) and not isinstance(v, bool) and abs(v) < 2**63,
+    "float": lambda v: isinstance(v, (int, float)) and math.isfinite(v),
+    "Cell": _is_cell,
+    "dict[str, Any]": lambda v: isinstance(v, dict),
+    "tuple[int, ...]": lambda v: all(_is_count(x) for x in v),
+    "tuple[float, ...]": lambda v: all(isinstance(x, (int, float)) for x in v),
+    "tuple[Cell, ...]": lambda v: all(_is_cell(x) for x in v),
+}
 
 _OWN_KINDS: dict[str, Callable[[RunLog, float, dict[str, Any]], None]] = {
     "AgentStarted": RunLog._on_agent_started,

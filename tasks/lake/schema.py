@@ -52,6 +52,7 @@ SERVER_RUNS = Table(
         _c("engine", TEXT, "", "Inference engine."),
         _c("engine_commit", TEXT, "", "Commit of the engine that measured."),
         _c("engine_build", TEXT, "", "Runtime build used for most measured cells."),
+        _c("agent_version", TEXT, "", "Version of the agent that the controller sent."),
         _c(
             "agent_sha256", TEXT, "", "Of the agent's archive on the server; `source` when it ran from the source tree."
         ),

@@ -93,7 +93,7 @@ def _frame(table: Table, rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
     data = {c.name: [_checked(table, c, row.get(c.name)) for row in rows] for c in table.columns}
     _check_key(table, data)
     try:
-        return pl.DataFrame(data, schema=table.polars_schema(), strict=True)
+        return pl.DataFrame(data, schema=table.dtypes, strict=True)
     except (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError) as exc:
         raise LandingError(f"Rows of {table.name} do not fit their schema: {exc}.") from exc
 
