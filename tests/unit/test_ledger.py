@@ -86,7 +86,8 @@ def test_the_whole_life_of_a_row(tmp_path: Path) -> None:
     row = ledger.live(row, cloud_id="id")
     row = ledger.live(row, cloud_id="id", address="192.0.2.1", ssh_port=2222, username="admin")
     assert (row.address, row.ssh_port, row.username) == ("192.0.2.1", 2222, "admin")
-    row = ledger.deleting(row)
+    row = ledger.deleting(ledger.absent(row, 3.0))
+    assert row.absent_since_unix_s is None, "an absence from before the deletion proves nothing"
     assert ledger.deleting(row) == row, "a second mark changes nothing"
     row = ledger.delete_sent(row, error="locked")
     assert (row.delete_attempts, row.last_error, row.last_delete_unix_s) == (1, "locked", None)

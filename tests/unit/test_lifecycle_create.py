@@ -211,16 +211,16 @@ def test_a_lost_request_is_never_sent_again_where_it_could_make_a_second_server(
 
 
 def test_a_lost_create_that_appears_late_is_deleted_although_listings_lacked_it(tmp_path: Path) -> None:
-    w = world(tmp_path, lag_s=900)
+    w = world(tmp_path, lag_s=300)
     w.cloud.plant("create", Fault(LOST, acts=True))
-    w.limits = CreateLimits(resolve_s=-1700)
+    w.limits = CreateLimits(resolve_s=-550)
     with pytest.raises(AmbiguousError):
         w.create()
     assert len(w.ledger.open_rows()) == 1
     report = w.reap(prove_s=0)
     assert report.gone == [], "a create without an answer is not gone before its deadline"
-    w.clock.sleep(901)
-    w.reap(prove_s=2000)
+    w.clock.sleep(301)
+    w.reap(prove_s=700)
     assert w.cloud.existing() == []
     assert w.leaks().clean
     w.settle()
@@ -236,13 +236,23 @@ def test_a_refusal_after_a_lost_request_proves_that_nothing_was_made(tmp_path: P
 
 def test_bad_credentials_after_a_lost_response_prove_nothing(tmp_path: Path) -> None:
     w = world(tmp_path, idempotency_token=True)
-    auth = CloudError(ErrorKind.AUTH, scope=Scope.VENDOR)
-    w.cloud.plant("create", Fault(LOST, acts=True), *[Fault(auth)] * 100)
-    w.cloud.plant("get", *[Fault(auth)] * 100)
-    w.cloud.plant("list_owned", *[Fault(auth)] * 100)
+    w.cloud.plant("create", Fault(LOST), *[Fault(CloudError(ErrorKind.AUTH, scope=Scope.VENDOR))] * 100)
     with pytest.raises(AmbiguousError):
         w.create()
     assert len(w.ledger.open_rows()) == 1
+    w.settle()
+
+
+def test_a_vendor_that_answers_nothing_at_all_leaves_the_row_for_the_reaper(tmp_path: Path) -> None:
+    w = world(tmp_path)
+    w.cloud.plant("create", Fault(LOST, acts=True))
+    for method in ("get", "list_owned", "delete"):
+        w.cloud.plant(method, *[Fault(LOST)] * 100)
+    with pytest.raises(AmbiguousError):
+        w.create()
+    w.mend()
+    w.reap()
+    assert w.cloud.existing() == []
     w.settle()
 
 

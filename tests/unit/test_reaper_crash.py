@@ -141,6 +141,38 @@ def test_a_reaper_at_every_point_of_a_run_does_not_disturb_it(tmp_path: Path) ->
         w.settle()
 
 
+def test_a_run_at_every_point_of_a_reaper_is_not_disturbed(tmp_path: Path) -> None:
+    def prepared(folder: Path) -> tuple[World, HookedLedger]:
+        w = World(folder)
+        w.create("old", deadline_unix_s=w.clock.now() + 60)
+        w.clock.sleep(600)
+        return w, hooked(w, "")
+
+    w, ledger = prepared(tmp_path / "whole")
+    at_point = DiesAt(10**6)
+    w.cloud.on_call = ledger.on_write = at_point
+    reap([w.cloud], ledger, w.clock.now, w.clock.sleep)
+    assert len(at_point.points) > 10
+    for n in range(len(at_point.points)):
+        w, ledger = prepared(tmp_path / str(n))
+        n_left = n
+
+        def create(_point: str, w: World = w, ledger: HookedLedger = ledger) -> None:
+            nonlocal n_left
+            n_left -= 1
+            if n_left == -1:
+                w.cloud.on_call = ledger.on_write = lambda point: None
+                w.create("new")
+
+        w.cloud.on_call = ledger.on_write = create
+        reap([w.cloud], ledger, w.clock.now, w.clock.sleep)
+        (server,) = w.cloud.existing("server")
+        row = w.ledger.row_of("memory", server.id)
+        assert row is not None
+        assert (row.server_run_id, row.state) == ("new", ResourceState.LIVE)
+        w.settle()
+
+
 def test_two_reapers_at_every_point(tmp_path: Path, dead_controller: str) -> None:
     def prepared(folder: Path) -> tuple[World, HookedLedger]:
         w = World(folder, options={"lag_s": 5, "delete_s": 2})
