@@ -210,10 +210,11 @@ class _Run:
     async def _land(self) -> None:
         say(self.order.server, "land")
         async with self.timeline.bar("land"):
-            await in_thread(
+            landing = await in_thread(
                 land_now, self.plan, self.spool_path, self.record, self.server_type, self.engine, self.services
             )
-        say(self.order.server, "done", 1.0)
+        self.record.outcome, self.record.reason, self.record.detail = landing.outcome, landing.reason, landing.detail
+        say(self.order.server, "done" if landing.outcome == "completed" else landing.outcome, 1.0)
 
     def _failed(self, exc: TokensweepError) -> None:
         self.record.outcome, self.record.reason, self.record.detail = "failed", exc.reason, str(exc)
@@ -226,7 +227,7 @@ class _Run:
         return ServerReport(
             server=self.order.server,
             server_run_id=self.plan.server_run_id,
-            outcome=self.record.outcome or "completed",
+            outcome=self.record.outcome,
             reason=self.record.reason,
             detail=self.record.detail,
             left_open=len(left),

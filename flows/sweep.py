@@ -76,7 +76,6 @@ class SweepRequest(BaseModel):
         json_schema_extra={"position": 4},
     )
 
-
     @property
     def name(self) -> str:
         return Path(self.preset).stem

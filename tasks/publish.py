@@ -42,6 +42,16 @@ class RunRecord:
         )
 
 
+@dataclass(frozen=True)
+class Landing:
+    """What was written, and how the run ended as a whole (columns of server_runs)."""
+
+    landed: LandedRun
+    outcome: str
+    reason: str
+    detail: str
+
+
 def land_now(
     plan: RunPlan,
     spool_path: Path,
@@ -49,7 +59,7 @@ def land_now(
     server_type: ServerType,
     engine: Engine | None,
     services: Services,
-) -> LandedRun:
+) -> Landing:
     """Write the run's rows; a second call writes the same files again. The spool goes once they are in the lake."""
     rows = services.ledger.rows_of_run(plan.server_run_id)
     costs = [row.cost_usd for row in rows]
@@ -84,11 +94,13 @@ def land_now(
         phases=record.phases,
         resources=[_resource_row(row) for row in rows],
     )
-    landed = land(services.settings.lake_root, plan.server_run_id, rows_from_events(plan, events, context))
+    lake_rows = rows_from_events(plan, events, context)
+    landed = land(services.settings.lake_root, plan.server_run_id, lake_rows)
     services.ledger.end_run(plan.server_run_id, RunState.LANDED)
     spool_path.unlink(missing_ok=True)
     spool_path.with_suffix(".plan.json").unlink(missing_ok=True)
-    return landed
+    run = lake_rows["server_runs"][0]
+    return Landing(landed, run["outcome"], run["reason"], run["detail"] or "")
 
 
 def _billed_s(rows: Sequence[LedgerRow]) -> float | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from tasks.domain.cells import Cell
 from tasks.domain.policy import BenchView, Verdict
 
+SHORTEST_SAMPLE_S = 1e-6
+
 
 class BenchState:
     """Follows one process over its cells. Repeats are timed by the marks that llama-bench writes before each.
@@ -38,7 +40,9 @@ class BenchState:
         if self.view.current != cell:
             self.warmup(t_s, cell)
         if self.view.repeat_since_s is not None and k > 1:
-            self.view.samples_s = (*self.view.samples_s, t_s - self.view.repeat_since_s)
+            # Marks of a very short repeat can be read in one go and bear the same time.
+            sample_s = max(t_s - self.view.repeat_since_s, SHORTEST_SAMPLE_S)
+            self.view.samples_s = (*self.view.samples_s, sample_s)
         self.view.repeat_since_s = t_s
 
     def row(self, cell: Cell) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tasks.domain import actions as act
+from tasks.domain import events as ev
 from tasks.domain.cells import Cell, Outcome, Reason
 from tasks.domain.classic import ClassicPolicy, classic_ladder, process_limit_s
+from tasks.domain.conductor import Conductor
 from tasks.domain.dynamic import DynamicPolicy
 from tasks.domain.run_plan import LadderStep, ModelSpec, RunPlan
 from tests.machine import Driver, Machine
@@ -79,6 +81,22 @@ def test_repeats_stop_once_the_interval_is_narrow_and_go_on_while_it_is_wide():
     noisy = run(plan, noisy_machine).by_cell()[cell]
     assert (len(quiet.samples_s), quiet.outcome) == (3, Outcome.MEASURED)
     assert (len(noisy.samples_s), noisy.outcome) == (5, Outcome.MEASURED)
+
+
+def test_marks_that_arrive_at_the_same_instant_do_no_harm():
+    plan = make_plan(models=("small",))
+    conductor = Conductor(plan, DynamicPolicy())
+    cell = plan.cells()[0]
+    conductor.on(ev.Probed(0.0, 64 * GIB, 64 * GIB, 500 * GIB, 8))
+    conductor.next(0.0)
+    conductor.on(ev.HeaderRead(0.1, "small", models_of(plan)["small"].to_dict()))
+    conductor.next(0.1)
+    conductor.on(ev.DownloadFinished(0.2, "small", plan.models[0].bytes, ""))
+    assert any(isinstance(a, act.StartBench) for a in conductor.next(0.2))
+    conductor.on(ev.BenchStarted(0.3, "small", "default", plan.cells()))
+    for event in (ev.WarmupStarted(0.4, cell), *(ev.RepeatStarted(0.4, cell, k, 5) for k in range(1, 6))):
+        conductor.on(event)
+        assert conductor.next(0.4) == []
 
 
 def test_a_model_that_does_not_fit_into_memory_is_not_downloaded():
