@@ -256,7 +256,9 @@ def delete_and_prove(
     Raises CleanupError when there is none in time; the row stays as it is, and the reaper goes on.
     """
     give_up_unix_s = now() + timeout_s
-    request_delete(cloud, ledger, row)
+    row = ledger.row(row.intent_id) or row
+    if row.state is not ResourceState.DELETING or may_resend(row, now()):
+        request_delete(cloud, ledger, row)
     reason = "not_listed_yet"
     while True:
         listing = list_owned(cloud, now)
