@@ -64,7 +64,7 @@ def _say(values: dict[str, Any]) -> None:
 
 
 def _start(args: argparse.Namespace) -> int:
-    from agent.lifecycle import PLAN_FILE, last_line, start, take_lock
+    from agent.lifecycle import PLAN_FILE, hold_signals, last_line, start, take_lock
 
     run_dir = args.dir.resolve()
     runtime_dir = (args.runtime or run_dir / "runtime").resolve()
@@ -86,6 +86,7 @@ def _start(args: argparse.Namespace) -> int:
         answer = start(run_dir, carry_out)
         _say(answer)
         return 1 if answer["state"] == "failed" else 0
+    hold_signals()
     lock = take_lock(run_dir)
     if lock is None:
         _say({"state": "already_running"})

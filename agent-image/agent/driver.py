@@ -12,24 +12,21 @@ from pathlib import Path
 from typing import Any, Callable
 
 from agent.bench import Bench, bench_argv, bench_environment
-from agent.child import Child, OutputPipe, exit_status
+from agent.child import OutputPipe
 from agent.eventlog import EventLog
 from agent.gpu import GpuStream
-from agent.lifecycle import STOP_REASON_FILE
+from agent.lifecycle import STOP_REASON_FILE, STOP_SIGNALS
 from agent.limits import read_text
-from agent.model_fetch import ModelFetch, remove_model
+from agent.model_fetch import HeaderRequest, ModelFetch, remove_model
 from agent.phases import Phases
 from agent.telemetry import Telemetry
 from tasks.domain import actions as act
-from tasks.domain.cells import Reason
 from tasks.domain.conductor import Conductor
 from tasks.domain.errors import AgentError
 from tasks.domain.events import (
     BenchRow,
     Cancelled,
     Event,
-    HeaderFailed,
-    HeaderRead,
     Probed,
     Tick,
     WarmupStarted,
@@ -67,7 +64,7 @@ class Driver:
         self._options = options
         self._models: dict[str, ModelSpec] = {m.name: m for m in plan.models}
         self._fetches: dict[str, ModelFetch] = {}
-        self._headers: dict[str, Child] = {}
+        self._headers: dict[str, HeaderRequest] = {}
         self._bench: Bench | None = None
         self._engine_of: Bench | None = None
         self._phases = Phases()
@@ -143,8 +140,9 @@ class Driver:
         for fd in (reader, writer):
             os.set_blocking(fd, False)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+        for number in (*STOP_SIGNALS, signal.SIGCHLD):
             signal.signal(number, lambda *_: None)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         self._selector.register(reader, selectors.EVENT_READ)
         return reader
 
@@ -162,7 +160,7 @@ class Driver:
         for key, _ in self._selector.select(max(LEAST_WAIT_S, due_s - self._clock())):
             if key.fd == signals:
                 numbers = os.read(signals, 4096)
-                if signal.SIGTERM in numbers or signal.SIGINT in numbers:
+                if any(number in numbers for number in STOP_SIGNALS):
                     detail = read_text(str(self._run_dir / STOP_REASON_FILE))
                     self._on(Cancelled(self._clock(), detail or "the agent was told to stop"))
             else:
@@ -192,11 +190,11 @@ class Driver:
                 else:
                     del self._fetches[name]
                 self._pass_on(events)
-        for name, child in list(self._headers.items()):
-            if child.ended:
+        for name, header in list(self._headers.items()):
+            if header.child.ended:
+                self._unwatch(header.child.stdout)
                 del self._headers[name]
-                self._on(self._header_event(name, child))
-                child.close()
+                self._on(header.reap(self._clock()))
 
     def _bench_ended(self, bench: Bench) -> None:
         for pipe in bench.pipes:
@@ -211,8 +209,8 @@ class Driver:
             self._bench.reap(self._clock())
         for fetch in self._fetches.values():
             fetch.child.close()
-        for child in self._headers.values():
-            child.close()
+        for header in self._headers.values():
+            header.child.close()
         self._gpus.close()
 
     # ---- actions -------------------------------------------------------------------------------------
@@ -222,20 +220,9 @@ class Driver:
 
     def _read_header(self, action: act.ReadHeader) -> None:
         model = self._models[action.model]
-        values = {"urls": model.urls, "bytes": model.bytes}
-        values.update({k: v for k, v in self._options.items() if k in ("stall_s", "dead_s")})
         self._phases.begin("header", model.name, self._clock())
-        self._headers[model.name] = Child("header", values)  # its end wakes the loop, and is when it is read
-
-    def _header_event(self, name: str, child: Child) -> Event:
-        lines = child.lines()
-        if lines and lines[-1]["kind"] == "header":
-            return HeaderRead(self._clock(), name, lines[-1]["header"])
-        if lines:
-            return HeaderFailed(self._clock(), name, lines[-1]["reason"], lines[-1]["detail"])
-        rc = exit_status(child.process.returncode)
-        detail = f"the header process ended with rc {rc}. {child.stderr_tail()}".strip()
-        return HeaderFailed(self._clock(), name, Reason.DOWNLOAD_FAILED.value, detail)
+        self._headers[model.name] = header = HeaderRequest(model, self._options)
+        self._watch(header.child.stdout, header.read)
 
     def _start_download(self, action: act.StartDownload) -> None:
         model = self._models[action.model]

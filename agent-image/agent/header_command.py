@@ -89,6 +89,6 @@ def main() -> int:
     """Read what stdin asks for; one JSON line to stdout."""
     os.nice(19)
     raw = json.load(sys.stdin)
-    values = read_header(tuple(raw.pop("urls")), raw.pop("bytes"), **raw)
+    values = read_header(**{**raw, "urls": tuple(raw["urls"])})
     sys.stdout.write(json.dumps(values) + "\n")
     return 0

@@ -147,7 +147,8 @@ def _get(
         raise HttpFailure(BROKEN, f"{parts.netloc} did not answer in time", timed_out=True) from exc
     except (OSError, http.client.HTTPException, ValueError) as exc:
         connection.close()
-        raise HttpFailure(BROKEN, f"{parts.netloc}: {exc!r}") from exc
+        kind = GONE if hasattr(exc, "verify_code") else BROKEN  # a certificate does not heal by asking again
+        raise HttpFailure(kind, f"{parts.netloc}: {exc!r}") from exc
 
 
 @lru_cache(maxsize=1)

@@ -20,6 +20,7 @@ PID_FILE = "agent.pid"
 OUTPUT_FILE = "agent.out"
 STOP_REASON_FILE = "stop_reason"
 PLAN_FILE = "plan.json"
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def take_lock(run_dir: Path) -> int | None:
@@ -33,6 +34,11 @@ def take_lock(run_dir: Path) -> int | None:
     os.ftruncate(fd, 0)
     os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
     return fd
+
+
+def hold_signals() -> None:
+    """Keep requests to stop until the run can answer them (`Driver.run` lets them in)."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
 
 
 def live_pid(run_dir: Path) -> int | None:
@@ -131,6 +137,7 @@ def _live_detached(run_dir: Path, run: Callable[[int], int], writer: int) -> Non
         os.dup2(out, 1)
         os.dup2(out, 2)
         os.chdir(run_dir)
+        hold_signals()
         lock = take_lock(run_dir)
         os.write(writer, b"locked" if lock is None else str(os.getpid()).encode())
         os.close(writer)

@@ -1,4 +1,4 @@
-"""One model's download as the driver sees it: a child process whose lines become events."""
+"""A model's header and its download as the driver sees them: child processes whose lines become events."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from tasks.domain.events import (
     DownloadResumed,
     DownloadStarted,
     Event,
+    HeaderFailed,
+    HeaderRead,
 )
 from tasks.domain.run_plan import ModelSpec
 
@@ -95,6 +97,34 @@ class ModelFetch:
         self.child.close()
         remove_model(self.path)
         return [DownloadFailed(now_s, self.model.name, Reason.CANCELLED.value, "stopped on purpose")]
+
+
+class HeaderRequest:
+    """Reads one model's header in a process of its own: a long vocabulary would keep the event loop busy."""
+
+    def __init__(self, model: ModelSpec, options: dict[str, Any]) -> None:
+        self._model = model
+        self._answers: list[dict[str, Any]] = []
+        patience = {key: value for key, value in options.items() if key in ("stall_s", "dead_s")}
+        self.child = Child("header", {"urls": model.urls, "total_bytes": model.bytes, **patience})
+
+    def read(self) -> None:
+        """Take in what the child has written, so that it never waits for a reader."""
+        self._answers += self.child.lines()
+
+    def reap(self, now_s: float) -> Event:
+        """The answer of a child that has ended."""
+        self.read()
+        rc, tail = self.child.process.returncode, self.child.stderr_tail()
+        self.child.close()
+        name = self._model.name
+        if not self._answers:
+            detail = f"the header process ended with rc {exit_status(rc)}. {tail}".strip()
+            return HeaderFailed(now_s, name, Reason.DOWNLOAD_FAILED.value, detail)
+        answer = self._answers[-1]
+        if answer["kind"] == "header":
+            return HeaderRead(now_s, name, answer["header"])
+        return HeaderFailed(now_s, name, answer["reason"], answer["detail"])
 
 
 def remove_model(path: Path) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import random
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -13,6 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import TracebackType
 
 Fault = Callable[["_Handler", "Served", int, int], bool]
@@ -95,7 +97,7 @@ def wrong_start(shift: int) -> Fault:
 class ModelServer:
     """`put` files, append to their `faults`, read `requests` (path, Range, If-Range)."""
 
-    def __init__(self) -> None:
+    def __init__(self, key: Path | None = None, certificate: Path | None = None) -> None:
         self.files: dict[str, Served] = {}
         self.requests: list[tuple[str, str, str]] = []
         self.closing = threading.Event()
@@ -103,6 +105,12 @@ class ModelServer:
         self.connections: set[socket.socket] = set()
         self._http = _Server(("127.0.0.1", 0), _Handler)
         self._http.model_server = self
+        self._scheme = "http"
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate, key)
+            self._http.socket = context.wrap_socket(self._http.socket, server_side=True)
+            self._scheme = "https"
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
 
     def put(self, path: str, data: bytes, *faults: Fault, **options: object) -> str:
@@ -110,7 +118,7 @@ class ModelServer:
         return self.url(path)
 
     def url(self, path: str) -> str:
-        return f"http://127.0.0.1:{self._http.server_address[1]}{path}"
+        return f"{self._scheme}://127.0.0.1:{self._http.server_address[1]}{path}"
 
     def drop_connections(self) -> None:
         """Reset every open connection."""

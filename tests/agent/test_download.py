@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from agent import http_range
 from agent.download import FetchSpec, fetch
 
 from tests.agent.model_server import ModelServer, cut_after, gguf_like, sha256_of, silent_after, status, wrong_start
@@ -13,6 +16,13 @@ from tests.agent.model_server import ModelServer, cut_after, gguf_like, sha256_o
 SIZE = 3_000_000
 DATA = gguf_like(SIZE)
 SHA256 = sha256_of(DATA)
+
+
+@pytest.fixture(autouse=True)
+def fresh_certificates() -> Iterator[None]:
+    """Certificates are read once in a process; each test is as a process of its own."""
+    yield
+    http_range._tls_context.cache_clear()
 
 
 def run(path: Path, *urls: str, **options: Any) -> list[dict[str, Any]]:
@@ -173,6 +183,42 @@ def test_too_little_disk_is_known_before_a_request(server: ModelServer, tmp_path
 def test_an_unknown_size_is_asked_for(server: ModelServer, tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     assert_whole(path, run(path, server.put("/m", DATA), bytes=0, sha256=""))
+
+
+@pytest.fixture
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A key and a certificate for 127.0.0.1 that nobody else trusts."""
+    folder = tmp_path_factory.mktemp("tls")
+    key, crt = folder / "key.pem", folder / "crt.pem"
+    made = subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1",
+         "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", crt],
+        capture_output=True, check=False,
+    )  # fmt: skip
+    if made.returncode != 0:
+        pytest.skip("openssl cannot make a certificate here")
+    return key, crt
+
+
+def test_https_with_a_trusted_certificate(
+    certificate: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "m.gguf"
+    key, crt = certificate
+    monkeypatch.setenv("SSL_CERT_FILE", str(crt))
+    with ModelServer(key=key, certificate=crt) as server:
+        lines = run(path, server.put("/m", DATA, cut_after(1_000_000)))
+    assert_whole(path, lines)
+
+
+def test_https_with_a_certificate_that_is_not_trusted_ends_at_once(
+    certificate: tuple[Path, Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "m.gguf"
+    key, crt = certificate
+    with ModelServer(key=key, certificate=crt) as server:
+        detail = assert_failed(path, run(path, server.put("/m", DATA)), "download_failed")
+    assert "CERTIFICATE_VERIFY_FAILED" in detail
 
 
 @pytest.mark.parametrize("bytes_per_s", [1e6])

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,69 @@ def test_stop_cancels_and_finishes(run: AgentRun, models: dict[str, tuple[str, b
     assert reasons.count("cancelled") == 2 * N_CELLS - 1
     assert run.processes() == []
     assert json.loads(run.call("stop").stdout)["signalled"] is False
+
+
+def test_a_stop_right_after_the_start_is_not_lost(run: AgentRun, models: dict[str, tuple[str, bytes]]) -> None:
+    run.environment["FAKE_BENCH"] = json.dumps([{"fault": {"cell": 0, "do": "hang"}}])
+    run.put(plan_for(models))
+    os.kill(run.start()["pid"], signal.SIGTERM)
+    lines, rc = run.follow()
+    assert rc == 0
+    assert set(outcomes(lines).values()) == {"cancelled"}
+
+
+def test_a_silent_log_is_kept_awake(run: AgentRun, models: dict[str, tuple[str, bytes]]) -> None:
+    """An agent that cannot write is alive all the same; empty lines show that the connection is."""
+    run.environment["FAKE_BENCH"] = json.dumps([{"fault": {"cell": 0, "do": "hang"}}])
+    run.put(plan_for(models))
+    pid = run.start()["pid"]
+    run.wait_for("BenchStarted")
+    tail = subprocess.Popen(run.command("tail", "--follow"), stdout=subprocess.PIPE)
+    try:
+        os.kill(pid, signal.SIGSTOP)
+        assert tail.stdout is not None
+        assert any(line == b"\n" for line in tail.stdout)
+        assert tail.poll() is None
+    finally:
+        os.kill(pid, signal.SIGCONT)
+        tail.kill()
+        tail.wait()
+        run.call("stop")
+        run.follow()
+
+
+def test_an_error_inside_the_agent_is_told_and_no_cell_is_lost(
+    run: AgentRun, models: dict[str, tuple[str, bytes]]
+) -> None:
+    """The conductor fails on the second row: the first is kept, all others get a reason, nothing is left running."""
+    run.put(plan_for(models))
+    program = (
+        "import sys\n"
+        f"sys.path.insert(0, {str(run.pyz)!r})\n"
+        "from tasks.domain import conductor\n"
+        "row = conductor.Conductor._on_BenchRow\n"
+        "def fail(self, event):\n"
+        "    if event.cell.n_tokens == 32: raise RuntimeError('a defect')\n"
+        "    row(self, event)\n"
+        "conductor.Conductor._on_BenchRow = fail\n"
+        "from agent.cli import main\n"
+        f"sys.exit(main(['run', '--dir', {str(run.folder)!r}, '--runtime', {str(run.runtime)!r}]))"
+    )
+    environment = {**os.environ, "FAKE_BENCH_COUNTER": str(run.folder / "counter")}
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", program], capture_output=True, text=True, env=environment, check=False, timeout=60
+    )
+    assert done.returncode == 1
+    assert "a defect" in done.stderr
+    lines, rc = run.follow()
+    assert rc == 0
+    (error,) = of_kind(lines, "AgentError")
+    assert error["error"] == "a defect"
+    reasons = outcomes(lines)
+    assert len(reasons) == 2 * N_CELLS
+    assert reasons["small", "pp", 16] == "ok"
+    assert reasons["large", "tg", 8] == "server_failed"
+    assert run.processes() == []
 
 
 def test_a_killed_agent_is_noticed_leaves_no_child_and_is_taken_up(
