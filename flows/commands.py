@@ -141,8 +141,9 @@ def reap(settings: Settings, dry_run: bool, force: bool, as_json: bool) -> int:
     from tasks.maintenance import recover
 
     services = open_services(settings)
-    report = reaper.reap(services.clouds(), services.ledger, time.time, time.sleep, dry_run=dry_run, force=force)
-    recovered = [] if dry_run else recover(services)
+    ledger, whole = services.ledger_or_volatile()
+    report = reaper.reap(services.clouds(), ledger, time.time, time.sleep, dry_run=dry_run, force=force)
+    recovered = recover(services) if whole and not dry_run else []
     if as_json:
         print_json(
             {
@@ -163,7 +164,7 @@ def show_leaks(settings: Settings, as_json: bool) -> int:
     from tasks.leaks import leaks
 
     services = open_services(settings)
-    report = leaks(services.clouds(), services.ledger, time.time)
+    report = leaks(services.clouds(), services.ledger_or_volatile()[0], time.time)
     if as_json:
         print_json(asdict(report) | {"clean": report.clean})
     else:

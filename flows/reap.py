@@ -29,6 +29,6 @@ async def reap(dry_run: bool = False) -> int:
     if not dry_run:
         for found in await in_thread(recover, services):
             log.info("%s: landed=%s %s", found.run.server_run_id, found.landed, found.problem)
-    leaks = await in_thread(find_leaks, services.clouds(), services.ledger, time.time)
+    leaks = await in_thread(find_leaks, services.clouds(), services.ledger_or_volatile()[0], time.time)
     await publish_leaks(leaks)
-    return len(leaks.items) + len(leaks.unproven)
+    return 0 if leaks.clean else max(len(leaks.items) + len(leaks.unproven), 1)

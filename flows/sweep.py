@@ -222,7 +222,7 @@ async def _prove(prepared: PreparedSweep, services: Services) -> int:
     """The last pass of the reaper, the proof, and the tables of the results. Returns what is left."""
     say("", "prove")
     await in_thread(pass_of_the_reaper, services)
-    leaks = await in_thread(find_leaks, services.clouds(), services.ledger, time.time)
+    leaks = await in_thread(find_leaks, services.clouds(), services.ledger_or_volatile()[0], time.time)
     await publish_leaks(leaks)
     await publish_results(services, prepared.plan.sweep_id)
-    return len(leaks.items) + len(leaks.unproven)
+    return 0 if leaks.clean else max(len(leaks.items) + len(leaks.unproven), 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,11 +10,14 @@ from typing import TYPE_CHECKING
 
 from tasks.clouds.base import Cloud
 from tasks.domain.errors import ConfigError
+from tasks.domain.lifecycle import LedgerError
 from tasks.ledger import Ledger
 from tasks.settings import Settings
 
 if TYPE_CHECKING:
     from tasks.clouds.local import LocalCloud
+
+logger = logging.getLogger(__name__)
 
 
 def _local(settings: Settings) -> LocalCloud:
@@ -35,6 +39,16 @@ class Services:
     def ledger(self) -> Ledger:
         self.settings.home.mkdir(parents=True, exist_ok=True)
         return Ledger(self.settings.ledger)
+
+    def ledger_or_volatile(self) -> tuple[Ledger, bool]:
+        """For what must work when the ledger is lost or broken (reaper, leaks): then a volatile one and False, and
+        only the tags of the resources themselves are left to go by."""
+        try:
+            self.ledger.open_rows()
+            return self.ledger, True
+        except LedgerError as exc:
+            logger.error("%s Going by the tags of the resources alone.", exc)
+            return Ledger.volatile(), False
 
     def cloud(self, vendor: str) -> Cloud:
         """The vendor's module. Raises ConfigError for a vendor that there is not."""

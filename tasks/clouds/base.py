@@ -190,6 +190,7 @@ class Cloud(Protocol):
 
         Raises whatever the SDK raises; `classify` says what it means. A second call with the same spec
         returns or finds the first server where the vendor can tell, and never makes a second one there.
+        `spec.tags` go onto every resource that it makes.
         """
         ...
 
@@ -204,7 +205,8 @@ class Cloud(Protocol):
     def delete(self, ref: Ref) -> None:
         """Ask for deletion of the server and all that it brought; returns when that is accepted.
 
-        Deleting what is gone already is silent. A second call is harmless.
+        Deleting what is gone already is silent. A second call is harmless. Takes the Ref of whatever `list_owned`
+        shows, side resources included; `cloud_id` is the same in create, get and list_owned.
         """
         ...
 
