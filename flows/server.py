@@ -12,13 +12,15 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 from prefect import flow, get_run_logger
 from pydantic import BaseModel
 
 from flows.live_view import LiveView
-from tasks.benchmark import RUN_DIR, ask_to_stop, follow, upload_and_start
+from tasks.benchmark import RUN_DIR, follow, upload_and_start
 from tasks.domain.cells import Reason
 from tasks.domain.errors import AgentError, TokensweepError, UnreachableError
 from tasks.domain.run_plan import RunPlan
@@ -114,6 +116,10 @@ class _Run:
             self.record.lost_reason = Reason.CANCELLED
             await to_its_end(self._land())
             raise
+        except Exception as exc:
+            # Nobody foresaw it, but what was measured until then still counts.
+            self.log.exception("%s", self.order.server)
+            self._failed(AgentError(f"{type(exc).__name__}: {exc}", reason=type(exc).__name__))
         await to_its_end(self._land())
         reports[self.plan.server_run_id] = self._report()
         await self.timeline.settle()
@@ -194,9 +200,6 @@ class _Run:
             await in_thread(work, on_cancel=self.cancel.set)
             queue.put_nowait(None)
             await shown
-        except asyncio.CancelledError:
-            await in_thread(_tell_to_stop, how)
-            raise
         finally:
             shown.cancel()
 
@@ -234,22 +237,9 @@ class _Run:
         )
 
 
-def _tell_to_stop(how: Reach) -> None:
-    """Best effort: the server is about to be deleted anyway."""
-    quick = Reach(how.endpoint, 3.0, threading.Event())
-    try:
-        ask_to_stop(quick, RUN_DIR, "cancelled by the controller")
-    except TokensweepError:
-        return
-
-
 def _with_billed(plan: RunPlan, billed_before_s: float) -> RunPlan:
-    from dataclasses import replace
-
     return replace(plan, billed_before_s=max(billed_before_s, 0.0))
 
 
-def _decimal(value: float) -> Any:
-    from decimal import Decimal
-
+def _decimal(value: float) -> Decimal:
     return Decimal(str(value))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import uuid
 from contextlib import ExitStack
 from decimal import Decimal
 from pathlib import Path
@@ -20,11 +21,13 @@ from tasks.domain.errors import ConfigError, TokensweepError
 from tasks.domain.sweep_plan import PlannedServer
 from tasks.engine import Engine, ensure_engine
 from tasks.leaks import leaks as find_leaks
+from tasks.ledger import RunState
 from tasks.maintenance import heartbeat_is_fresh, pass_of_the_reaper, recover
 from tasks.models.serve import ModelServer
 from tasks.planning import PreparedSweep, prepare, run_plan
-from tasks.presets import load_preset
+from tasks.presets import load_preset, preset_names
 from tasks.progress import say
+from tasks.settings import Settings
 from tasks.threads import in_thread
 from tasks.wiring import Services, open_services
 
@@ -45,8 +48,8 @@ class SweepRequest(BaseModel):
     preset: str = Field(
         default="local",
         title="Preset",
-        description="Name of a file in deployments/presets, without .yaml.",
-        json_schema_extra={"position": 0},
+        description="A file of deployments/presets, without .yaml.",
+        json_schema_extra={"position": 0, "enum": list(preset_names(Settings().presets))},
     )
     mode: Literal["plan", "run"] = Field(
         default="plan",
@@ -118,6 +121,7 @@ async def sweep(request: SweepRequest) -> SweepResult:
         raise ConfigError("A sweep that runs needs a money cap.", next_step="Set max_usd.")
     if not prepared.to_run():
         return result.model_copy(update={"status": "nothing_to_do"})
+    _refuse_a_second_start(services, prepared.plan.sweep_id)
     reports = await _fan_out(prepared, services, engine)
     left = await _prove(prepared, services)
     failed = [r for r in reports if r.outcome in ("failed", "interrupted")]
@@ -133,6 +137,18 @@ async def _clean_up_first(services: Services, log: Any) -> None:
     for found in await in_thread(recover, services):
         how = "its measured cells are in the lake" if found.landed else found.problem
         log.warning("%s was interrupted: %s", found.run.server_run_id, how)
+
+
+def _refuse_a_second_start(services: Services, sweep_id: str) -> None:
+    """Two controllers on one sweep would measure every server twice."""
+    dead = {run.server_run_id for run in services.ledger.abandoned_runs(sweep_id)}
+    runs = [r for r in services.ledger.server_runs(sweep_id) if r.state is RunState.RUNNING]
+    for run in runs:
+        if run.server_run_id not in dead:
+            raise ConfigError(
+                f"The sweep {sweep_id} is running already: {run.server}, by pid {run.pid} on {run.host}.",
+                next_step="See `tokensweep status`; a copy of it needs another --label.",
+            )
 
 
 async def _fan_out(prepared: PreparedSweep, services: Services, engine: Engine) -> list[ServerReport]:
@@ -187,8 +203,8 @@ async def _guarded(order: ServerOrder) -> ServerReport:
 
 def _order(prepared: PreparedSweep, planned: PlannedServer, services: Services, urls: dict[str, str]) -> ServerOrder:
     sweep_id, name = prepared.plan.sweep_id, planned.offer.name
-    earlier = sum(run.server == name for run in services.ledger.server_runs(sweep_id))
-    server_run_id = f"{sweep_id}.{name}.{earlier + 1}"
+    # Random, not counted: a lost ledger must not make a new run overwrite the rows of an old one.
+    server_run_id = f"{sweep_id}.{name}.{uuid.uuid4().hex[:8]}"
     return ServerOrder(
         vendor=planned.offer.vendor,
         server=name,

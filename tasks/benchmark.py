@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import shlex
 import tarfile
 import threading
 import time
@@ -99,16 +98,3 @@ def follow(
         on_event(event)
         if cancel.is_set():
             return
-
-
-def ask_to_stop(reach: Reach, work_dir: str, why: str) -> None:
-    """Tell the agent to end its run now; what it has measured is in its log already."""
-    argv = ["python3", f"{work_dir}/{AGENT_FILE}", "stop", "--dir", work_dir, "--reason", why]
-    with reach.connect() as session:
-        session.run(argv, timeout_s=10.0, check=False)
-
-
-def agent_output(session: Session, work_dir: str) -> str:
-    """The last lines that the agent printed, for the message of an error."""
-    script = f"tail -c 2000 {shlex.quote(work_dir)}/agent.out"
-    return session.run(["sh", "-c", script], timeout_s=10.0, check=False).stdout

@@ -88,11 +88,15 @@ class Preset(BaseModel):
         return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
+def preset_names(folder: Path) -> tuple[str, ...]:
+    return tuple(sorted(p.stem for p in folder.glob("*.yaml")))
+
+
 def load_preset(name: str, folder: Path, overrides: dict[str, Any] | None = None) -> Preset:
     """Read a preset by name, or by path to a YAML file. Raises ConfigError that names file and field."""
     path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
     if not path.is_file():
-        known = sorted(p.stem for p in folder.glob("*.yaml"))
+        known = preset_names(folder)
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"Did you mean {near[0]!r}?" if near else f"Known presets: {', '.join(known) or 'none'}."
         raise ConfigError(f"There is no preset {name!r} ({path}).", next_step=hint)
