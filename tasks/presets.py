@@ -58,7 +58,10 @@ class Preset(BaseModel):
     def _known_policy(self) -> Preset:
         if self.policy not in POLICIES:
             raise ValueError(f"policy {self.policy!r} is unknown; known: {', '.join(sorted(POLICIES))}")
-        policy_for(self.policy, self.policy_options)
+        try:
+            policy_for(self.policy, self.policy_options)
+        except ConfigError as exc:
+            raise ValueError(str(exc)) from exc
         if not self.pp and not self.tg:
             raise ValueError("a ladder needs at least one length in pp or tg")
         self.ladder()
