@@ -112,7 +112,7 @@ def closing(services: Any, result: Any) -> None:
         out.print(f"Nothing to do: every server of sweep {result.sweep_id} has been measured.")
         for server, why in result.skipped.items():
             out.print(f"  {server}: {why}")
-        hint("tokensweep run --label again   # to measure once more")
+        hint(f"tokensweep run {result.preset} --label again   # to measure once more")
         return
     rows = results(services, result.sweep_id)
     _speeds(result.sweep_id, rows)

@@ -88,6 +88,7 @@ class SweepResult(BaseModel):
     """status: planned, nothing_to_do, completed, some_failed. left: resources that are still there (should be 0)."""
 
     sweep_id: str
+    preset: str
     status: Literal["planned", "nothing_to_do", "completed", "some_failed"]
     servers: list[ServerReport] = []
     skipped: dict[str, str] = {}
@@ -114,7 +115,7 @@ async def sweep(request: SweepRequest) -> SweepResult:
     prepared = await in_thread(lambda: prepare(preset, services, engine, label=request.label, only=request.server))
     await publish_plan(prepared.plan)
     skipped = {s.offer.name: s.why for s in prepared.plan.servers if not s.run}
-    result = SweepResult(sweep_id=prepared.plan.sweep_id, status="planned", skipped=skipped)
+    result = SweepResult(sweep_id=prepared.plan.sweep_id, preset=request.preset, status="planned", skipped=skipped)
     if request.mode == "plan":
         return result
     if request.max_usd is None:

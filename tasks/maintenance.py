@@ -12,6 +12,7 @@ from tasks.domain.run_plan import RunPlan
 from tasks.ledger import RunState, ServerRun
 from tasks.publish import RunRecord, land_now
 from tasks.reaper import ReapReport, reap
+from tasks.remote.spool import Spool
 from tasks.wiring import Services
 
 HEARTBEAT_FRESH_S = 120.0
@@ -40,12 +41,20 @@ def _recover_one(services: Services, run: ServerRun) -> Recovered:
     try:
         plan = RunPlan.from_json(plan_path.read_text())
         server_type = services.cloud(run.vendor).server_type(run.server)
-        record = RunRecord(started_unix_s=run.started_unix_s, outcome="interrupted", reason="controller_died")
-        record.detail = f"its controller (pid {run.pid} on {run.host}) ended without finishing it"
+        record = RunRecord(started_unix_s=run.started_unix_s)
+        if not _has_finished(spool):
+            record.outcome, record.reason = "interrupted", "controller_died"
+            record.detail = f"its controller (pid {run.pid} on {run.host}) ended without finishing it"
         land_now(plan, spool, record, server_type, None, services)
     except TokensweepError as exc:
         return Recovered(run, False, str(exc))
     return Recovered(run, True)
+
+
+def _has_finished(spool_path: Path) -> bool:
+    """Whether the agent had said its last word: then only teardown and landing were missing."""
+    with Spool(spool_path) as spool:
+        return any(event.get("kind") == "Finished" for event in spool.read_all())
 
 
 def pass_of_the_reaper(services: Services, *, prove_s: float = 30.0, dry_run: bool = False) -> ReapReport:

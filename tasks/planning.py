@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from tasks.clouds.base import Cloud, ServerType
+from tasks.domain.cells import Cell
 from tasks.domain.errors import UnsupportedError
 from tasks.domain.policies import policy_for
 from tasks.domain.run_plan import ModelSpec, RunPlan
@@ -56,7 +57,7 @@ def prepare(preset: Preset, services: Services, engine: Engine, *, label: str = 
     types = server_types(cloud, (only,) if only else preset.servers)
     models = model_specs(preset, services)
     sweep_id = preset.sweep_id(f"llama.cpp {engine.llama_cpp_commit}", label)
-    done = completed_servers(open_lake(services.settings.lake_root), sweep_id)
+    done = _done(services, sweep_id, models, preset)
     policy = policy_for(preset.policy, preset.policy_options)
     servers = [
         plan_server(
@@ -73,6 +74,15 @@ def prepare(preset: Preset, services: Services, engine: Engine, *, label: str = 
         for name, server_type in types.items()
     ]
     return PreparedSweep(preset, plan_sweep(sweep_id, servers, preset.max_usd), models, types)
+
+
+def _done(services: Services, sweep_id: str, models: Sequence[ModelSpec], preset: Preset) -> set[str]:
+    """Servers that need no further run: one has completed, or interrupted ones have measured every cell between
+    them."""
+    lake = open_lake(services.settings.lake_root)
+    wanted = {Cell(m.name, step.task, step.n_tokens) for m in models for step in preset.ladder()}
+    whole = {server for server, cells in measured_cells(lake, sweep_id).items() if wanted <= set(cells)}
+    return set(completed_servers(lake, sweep_id)) | whole
 
 
 def _offer(server_type: ServerType) -> Offer:
