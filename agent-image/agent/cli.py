@@ -25,6 +25,9 @@ def _parser() -> argparse.ArgumentParser:
             "--option", action="append", default=[], metavar="NAME=VALUE",
             help="of downloads: stall_s, dead_s, slow_bytes_per_s, trial_s, max_connections, scheduling",
         )  # fmt: skip
+        command.add_argument(
+            "--bench-env", action="append", default=[], metavar="NAME=VALUE", help="for llama-bench's environment"
+        )
     command = commands.add_parser("tail", help="print numbered lines of the event log")
     command.add_argument("--dir", type=Path, required=True)
     command.add_argument("--after", type=int, default=0, help="only lines with a higher number")
@@ -69,7 +72,8 @@ def _start(args: argparse.Namespace) -> int:
     run_dir = args.dir.resolve()
     runtime_dir = (args.runtime or run_dir / "runtime").resolve()
     try:
-        options = _options(args.option)
+        fetch_options = _options(args.option)
+        environment = dict(pair.split("=", 1) for pair in args.bench_env)
     except ValueError as exc:
         sys.stderr.write(f"{exc}\n")
         return 2
@@ -78,9 +82,9 @@ def _start(args: argparse.Namespace) -> int:
         return 2
 
     def carry_out(_lock: int) -> int:
-        from agent.run_command import run
+        from agent.run_command import RunOptions, run
 
-        return run(run_dir, runtime_dir, options)
+        return run(run_dir, RunOptions(runtime_dir, fetch_options, environment))
 
     if args.command == "start":
         answer = start(run_dir, carry_out)

@@ -41,7 +41,7 @@ MODELS_FOLDER = "models"
 
 
 class Driver:
-    """Carries out one plan. `options` are passed to every fetch (see FetchSpec)."""
+    """Carries out one plan. `options` go to every fetch (see FetchSpec), `bench_extra` to llama-bench's environment."""
 
     def __init__(
         self,
@@ -53,6 +53,7 @@ class Driver:
         runtime_dir: Path,
         clock: Callable[[], float],
         options: dict[str, Any],
+        bench_extra: dict[str, str],
     ) -> None:
         self.rows: dict[Any, BenchRow] = {}
         self._plan = plan
@@ -62,6 +63,7 @@ class Driver:
         self._runtime_dir = runtime_dir
         self._clock = clock
         self._options = options
+        self._bench_extra = bench_extra
         self._models: dict[str, ModelSpec] = {m.name: m for m in plan.models}
         self._fetches: dict[str, ModelFetch] = {}
         self._headers: dict[str, HeaderRequest] = {}
@@ -257,7 +259,8 @@ class Driver:
         if self._bench is not None:
             raise AgentError(f"The conductor started {action.model} while {self._bench.start.model} was running.")
         argv = bench_argv(self._runtime_dir, self._model_path(action.model), action, self._plan.n_threads)
-        self._bench = bench = Bench(action, argv, bench_environment(self._runtime_dir, action.build))
+        environment = bench_environment(self._runtime_dir, action.build, self._bench_extra)
+        self._bench = bench = Bench(action, argv, environment)
         self._on(bench.started(self._clock()))
         if bench.process is None:
             self._bench_ended(bench)

@@ -6,7 +6,7 @@ import hashlib
 import sys
 import time
 import traceback
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
@@ -27,7 +27,16 @@ def program_sha256() -> str:
     return hashlib.sha256(archive.read_bytes()).hexdigest() if archive.is_file() else "source"
 
 
-def run(run_dir: Path, runtime_dir: Path, options: dict[str, Any]) -> int:
+@dataclass(frozen=True)
+class RunOptions:
+    """runtime_dir: the llama.cpp runtime. fetch: see FetchSpec. bench_environment: for llama-bench alone."""
+
+    runtime_dir: Path
+    fetch: dict[str, Any]
+    bench_environment: dict[str, str]
+
+
+def run(run_dir: Path, options: RunOptions) -> int:
     """Carry out RUN_DIR/plan.json; 0 when the run finished as planned. The caller holds the run's lock.
 
     An agent that was killed is taken up: its rows count, its partial downloads are resumed, its time is spent.
@@ -37,7 +46,7 @@ def run(run_dir: Path, runtime_dir: Path, options: dict[str, Any]) -> int:
     log = EventLog(run_dir / EVENTS_FILE)
     offset_s = max(0.0, time.time() - before[0]["unix_s"]) if before else 0.0
     zero = time.monotonic() - offset_s
-    session = _Session(run_dir, runtime_dir, options, log, lambda: time.monotonic() - zero)
+    session = _Session(run_dir, options, log, lambda: time.monotonic() - zero)
     try:
         return session.run(before)
     finally:
@@ -45,11 +54,9 @@ def run(run_dir: Path, runtime_dir: Path, options: dict[str, Any]) -> int:
 
 
 class _Session:
-    def __init__(
-        self, run_dir: Path, runtime_dir: Path, options: dict[str, Any], log: EventLog, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, run_dir: Path, options: RunOptions, log: EventLog, clock: Callable[[], float]) -> None:
         self._run_dir = run_dir
-        self._runtime_dir = runtime_dir
+        self._runtime_dir = options.runtime_dir
         self._options = options
         self._log = log
         self._clock = clock
@@ -83,6 +90,7 @@ class _Session:
             "runtime": {key: value for key, value in manifest.items() if isinstance(value, (str, int, float))},
             "boot_id": boot_id(),
             "boot_unix_s": boot_unix_s(),
+            "options": {**self._options.fetch, **self._options.bench_environment},
             "resumed": resumed,
         }
         self._log.append("AgentStarted", {"t_s": self._clock(), **values})
@@ -110,7 +118,8 @@ class _Session:
             run_dir=self._run_dir,
             runtime_dir=self._runtime_dir,
             clock=self._clock,
-            options=self._options,
+            options=self._options.fetch,
+            bench_extra=self._options.bench_environment,
         )
         reason = self._driver.run(probed(self._run_dir, self._clock))
         return reason, conductor.results()

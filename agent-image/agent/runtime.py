@@ -21,10 +21,24 @@ def read_manifest(runtime_dir: Path) -> dict[str, Any]:
     return manifest if isinstance(manifest, dict) else {}
 
 
+def _glibc() -> tuple[int, ...]:
+    name, version = platform.libc_ver()
+    return _numbers(version) if name == "glibc" else ()
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())
+
+
 def allowed_builds(manifest: dict[str, Any]) -> tuple[str, ...]:
-    """Names of the builds whose instruction set extensions this CPU has, in the manifest's order."""
-    have = cpu_flags()
-    arch = manifest.get("arch", platform.machine())
-    if arch != platform.machine():
+    """Names of the builds that this server can run, in the manifest's order.
+
+    Its architecture and C library must fit the runtime, and the CPU must have the build's instruction set
+    extensions. Whether the CPU keeps what its flags promise shows only when it runs.
+    """
+    if manifest.get("arch", platform.machine()) != platform.machine():
         return ()
+    if _numbers(manifest.get("min_glibc", "")) > (_glibc() or (0,)):
+        return ()
+    have = cpu_flags()
     return tuple(b["name"] for b in manifest.get("builds", []) if have.issuperset(b.get("cpu_flags", [])))

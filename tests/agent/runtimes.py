@@ -17,12 +17,14 @@ def cache() -> Path:
 
 
 def real_runtime() -> tuple[Path, str]:
-    """The runtime of the cache and its best build for this CPU; skips where there is none."""
-    runtime = Path(os.environ.get("TOKENSWEEP_RUNTIME", cache() / "runtime"))
-    builds = allowed_builds(read_manifest(runtime))
-    if not builds:
-        pytest.skip(f"no llama.cpp runtime for this CPU in {runtime}")
-    return runtime, builds[0]
+    """A runtime of the cache (or TOKENSWEEP_RUNTIME) and its best build for this CPU; skips where there is none."""
+    told = os.environ.get("TOKENSWEEP_RUNTIME")
+    folders = [Path(told)] if told else sorted((cache() / "runtime").glob("*/manifest.json"))
+    for folder in [f.parent if f.name == "manifest.json" else f for f in folders]:
+        builds = allowed_builds(read_manifest(folder))
+        if builds:
+            return folder, builds[0]
+    pytest.skip(f"no llama.cpp runtime for this CPU in {cache() / 'runtime'}")
 
 
 def real_model() -> Path:

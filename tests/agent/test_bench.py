@@ -32,7 +32,7 @@ def start(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, **run: A
     monkeypatch.setenv("FAKE_BENCH_COUNTER", str(tmp_path / "counter"))
     runtime = fake_runtime(tmp_path)
     action = StartBench("m", "generic", CELLS, 3)
-    return Bench(action, bench_argv(runtime, model, action, 1), bench_environment(runtime, "generic"))
+    return Bench(action, bench_argv(runtime, model, action, 1), bench_environment(runtime, "generic", {}))
 
 
 def follow(bench: Bench, until: type[Event] | None = None) -> list[Event]:
@@ -118,7 +118,7 @@ def test_the_real_llama_bench_speaks_as_expected() -> None:
     runtime, build = real_runtime()
     action = StartBench("m", build, CELLS, 2)
     argv = bench_argv(runtime, real_model(), action, usable().n_cpus)
-    bench = Bench(action, argv, bench_environment(runtime, build))
+    bench = Bench(action, argv, bench_environment(runtime, build, {}))
     events = follow(bench)
     for cell in CELLS:
         of_cell = [e for e in events if isinstance(e, (WarmupStarted, RepeatStarted, BenchRow)) and e.cell == cell]
@@ -135,7 +135,7 @@ def test_the_real_llama_bench_refuses_a_broken_model(tmp_path: Path) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(real_model().read_bytes()[:1_000_000])
     action = StartBench("m", build, CELLS, 1)
-    exited = end(Bench(action, bench_argv(runtime, broken, action, 1), bench_environment(runtime, build)))
+    exited = end(Bench(action, bench_argv(runtime, broken, action, 1), bench_environment(runtime, build, {})))
     assert exited.rc == 1
     assert "failed to load model" in exited.stderr_tail
 
@@ -146,6 +146,6 @@ def test_memory_that_does_not_suffice_is_told_as_such(monkeypatch: pytest.Monkey
     action = StartBench("m", build, CELLS, 1)
     argv = bench_argv(runtime, real_model(), action, 1)
     limited = ["prlimit", f"--data={4 << 20}", *argv]
-    exited = end(Bench(action, limited, bench_environment(runtime, build)))
+    exited = end(Bench(action, limited, bench_environment(runtime, build, {})))
     assert exited.oom, exited
     assert not exited.aborted

@@ -178,6 +178,8 @@ def test_only_builds_that_this_cpu_has_the_instructions_for_are_allowed() -> Non
     }
     assert allowed_builds(manifest) == ("here", "generic")
     assert allowed_builds({**manifest, "arch": "pdp11"}) == ()
+    assert allowed_builds({**manifest, "min_glibc": "2.2"}) == ("here", "generic")
+    assert allowed_builds({**manifest, "min_glibc": "99.1"}) == ()
 
 
 def test_a_missing_or_broken_manifest_allows_nothing(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from tasks.domain.cells import OUTCOME_OF, Reason
 from tests.agent.agent_run import LADDER, AgentRun, of_kind, outcomes, plan_for
-from tests.agent.model_server import ModelServer, cut_after, status
+from tests.agent.model_server import ModelServer, cut_after, silent_after, status
 from tests.agent.runtimes import fake_runtime, real_model, real_runtime
 from tests.agent.small_gguf import small_gguf
 
@@ -65,6 +65,19 @@ def test_a_run_measures_every_cell_and_leaves_nothing(run: AgentRun, models: dic
     assert list((run.folder / "models").iterdir()) == [], "models are removed when they are done"
     assert run.status()["state"] == "finished"
     assert run.processes() == []
+
+
+def test_options_reach_downloads_and_the_engine(
+    run: AgentRun, models: dict[str, tuple[str, bytes]], server: ModelServer
+) -> None:
+    server.put("/small", models["small"][1], *[silent_after(0)] * 50)
+    run.put(plan_for(models))
+    crash = json.dumps([{"fault": {"cell": 0, "do": "exit", "rc": 7, "text": "error: on order"}}])
+    lines = run.finish("--option", "stall_s=0.2", "--option", "dead_s=0.6", "--bench-env", f"FAKE_BENCH={crash}")
+    reasons = outcomes(lines)
+    assert reasons["small", "pp", 16] == "download_dead"
+    assert reasons["large", "pp", 16] == "bench_failed"
+    assert lines[0]["options"] == {"stall_s": 0.2, "dead_s": 0.6, "FAKE_BENCH": crash}
 
 
 def test_a_second_start_changes_nothing(run: AgentRun, models: dict[str, tuple[str, bytes]]) -> None:
