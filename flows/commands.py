@@ -11,10 +11,10 @@ from decimal import Decimal
 from typing import Any
 
 from flows import render
-from flows.embedded import prefect_api
+from flows.embedded import flush_prefect, prefect_api
 from tasks.domain.errors import ConfigError
 from tasks.settings import Settings
-from tasks.wiring import Services, open_services
+from tasks.wiring import open_services
 
 
 def print_json(value: Any) -> None:
@@ -65,6 +65,8 @@ def run_sweep(
         except (TerminationSignal, KeyboardInterrupt) as exc:
             render.warn("stopped; what was created has been deleted, `tokensweep leaks` proves it")
             return 130 if isinstance(exc, KeyboardInterrupt) else 143
+        finally:
+            flush_prefect()
     services = open_services(settings)
     if as_json:
         print_json(result.model_dump())
@@ -73,11 +75,6 @@ def run_sweep(
     if result.left:
         return 6
     return {"nothing_to_do": 3, "some_failed": 4}.get(result.status, 0)
-
-
-def _newest_sweep(services: Services) -> str:
-    runs = services.ledger.server_runs()
-    return runs[-1].sweep_id if runs else ""
 
 
 def show_status(settings: Settings, sweep_id: str, as_json: bool) -> None:

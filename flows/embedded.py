@@ -23,6 +23,9 @@ from tasks.domain.errors import ConfigError
 
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 15.0
+FLUSH_S = 5.0
+# The server stores task runs from events, a moment after it has them.
+SERVER_STORES_S = 1.0
 _PR_SET_PDEATHSIG = 1
 
 
@@ -101,3 +104,13 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def flush_prefect() -> None:
+    """Give events and log lines that are still on their way a few seconds; we leave without Prefect's exit hooks."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    for worker in (EventsWorker, APILogWorker):
+        worker.drain_all(timeout=FLUSH_S)
+    time.sleep(SERVER_STORES_S)

@@ -41,6 +41,7 @@ class LiveView:
             self._end(name, Completed(name="Gated", message="stopped by a gate"))
         else:
             self.log.warning("%s: %s: %s", name, event["reason"], event["detail"])
+            say(self.plan.server, f"{name} failed: {event['reason']}")
             self._end(name, Failed(message=f"{event['reason']}: {event['detail']}"))
 
     def _on_BenchStarted(self, event: dict[str, Any]) -> None:

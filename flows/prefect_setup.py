@@ -28,7 +28,7 @@ def prepare(home: Path, *, verbose: bool = False) -> None:
             f"The folder {home} cannot be made: {exc.strerror}.", next_step="Set TOKENSWEEP_HOME to one that can."
         ) from exc
     os.environ.setdefault("PREFECT_HOME", str(home / "prefect"))
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO" if verbose else "ERROR")
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO" if verbose else "CRITICAL")
     if not os.environ.get("PREFECT_API_URL"):
         for name, value in EMBEDDED.items():
             os.environ.setdefault(name, value)

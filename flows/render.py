@@ -109,18 +109,19 @@ def closing(services: Any, result: Any) -> None:
     from tasks.publish import results, run_phases
 
     if result.status == "nothing_to_do":
-        out.print(f"Nothing to do: every server of sweep {result.sweep_id} has been measured.")
+        out.print(f"Nothing to do in sweep {result.sweep_id}:")
         for server, why in result.skipped.items():
             out.print(f"  {server}: {why}")
-        hint(f"tokensweep run {result.preset} --label again   # to measure once more")
+        if "measured already" in result.skipped.values():
+            hint(f"tokensweep run {result.preset} --label again   # to measure once more")
         return
     rows = results(services, result.sweep_id)
     _speeds(result.sweep_id, rows)
     _ended_otherwise(rows)
     _phases(run_phases(services, result.sweep_id))
     for report in result.servers:
-        if report.outcome != "completed":
-            err.print(f"[red]{report.server}: {report.outcome}: {report.detail or report.reason}[/red]")
+        if report.outcome not in ("completed", "gated"):
+            err.print(f"[red]{report.server}: {report.outcome}: {report.reason}: {report.detail}[/red]")
     _footer(services, result, rows)
 
 

@@ -114,6 +114,7 @@ async def sweep(request: SweepRequest) -> SweepResult:
     say("", "plan")
     prepared = await in_thread(lambda: prepare(preset, services, engine, label=request.label, only=request.server))
     await publish_plan(prepared.plan)
+    log.info("%s: %d servers to run, at most %s USD", prepared.plan.sweep_id, len(prepared.to_run()), preset.max_usd)
     skipped = {s.offer.name: s.why for s in prepared.plan.servers if not s.run}
     result = SweepResult(sweep_id=prepared.plan.sweep_id, preset=request.preset, status="planned", skipped=skipped)
     if request.mode == "plan":
@@ -159,6 +160,7 @@ async def _fan_out(prepared: PreparedSweep, services: Services, engine: Engine) 
     places = asyncio.Semaphore(prepared.preset.max_parallel)
     gate = asyncio.Semaphore(STARTS_AT_ONCE)
     start_gate.set(gate)
+    log = get_run_logger()
     progress = await SweepProgress.begin(prepared.plan.sweep_id, len(chosen))
 
     async def one(planned: PlannedServer, urls: dict[str, str]) -> ServerReport:
@@ -167,7 +169,9 @@ async def _fan_out(prepared: PreparedSweep, services: Services, engine: Engine) 
                 await in_thread(pass_of_the_reaper, services)
             order = await in_thread(_order, prepared, planned, services, urls)
             await gate.acquire()
+            log.info("%s: started, at most %s USD", order.server, planned.high_usd)
             report = await _guarded(order)
+            log.info("%s: %s %s %s", report.server, report.outcome, report.reason, report.detail)
             await progress.done(report.server, report.outcome)
             return report
 

@@ -66,9 +66,11 @@ async def publish_results(services: Services, sweep_id: str) -> None:
     """The closing table: one row per server and model, a column per length, with the reason where there is no speed."""
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for cell in await in_thread(results, services, sweep_id):
-        row = rows.setdefault((cell["server"], cell["model"]), {"server": cell["server"], "model": cell["model"]})
+        row = rows.setdefault(
+            (cell["server"], cell["model"]),
+            {"server": cell["server"], "model": cell["model"], "weights": cell["weights"]},
+        )
         row[f"{cell['task']}{cell['n_tokens']} tok/s"] = cell_text(cell)
-        row["weights"] = cell["weights"]
     title = f"Results of {sweep_id}: median tokens/s ± half-width of the 95 % interval"
     await acreate_table_artifact(list(rows.values()), key="results", description=title)
 

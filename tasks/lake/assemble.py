@@ -68,7 +68,7 @@ class _Run:
     """The row of `server_runs` and the phases."""
 
     def __init__(self, plan: RunPlan, log: RunLog, context: RunContext, ended: list[EndedCell]) -> None:
-        self.plan, self.log, self.context = plan, log, context
+        self.plan, self.log, self.context, self.ended = plan, log, context, ended
         self.counts = Counter(e.result.outcome for e in ended)
         self.n_resumed = sum(e.resumed for e in ended)
         price = context.price_usd_per_hour
@@ -135,10 +135,18 @@ class _Run:
             outcome = "cancelled"
         elif not outcome and said in (AGENT_ERROR, Reason.SERVER_FAILED.value):
             outcome, detail = "failed", detail or self._agent_error()
+        elif not outcome and self.counts[Outcome.FAILED]:
+            return self._some_failed()
         elif not outcome:
             only_gated = self.counts[Outcome.GATED] > 0 and self.counts[Outcome.MEASURED] == 0
             outcome = "gated" if only_gated else "completed"
         return outcome, reason or said, detail
+
+    def _some_failed(self) -> tuple[str, str, str]:
+        """A run with failed cells is not complete, however it ended: started again, it tries them again."""
+        failed = Counter(e.result.reason.value for e in self.ended if e.result.outcome is Outcome.FAILED)
+        reason = failed.most_common(1)[0][0]
+        return "failed", reason, f"{failed.total()} of {len(self.ended)} cells failed"
 
     def _agent_error(self) -> str:
         error = self.log.agent_error or {}
