@@ -80,6 +80,27 @@ def test_options_reach_downloads_and_the_engine(
     assert lines[0]["options"] == {"stall_s": 0.2, "dead_s": 0.6, "FAKE_BENCH": crash}
 
 
+def test_downloads_make_way_for_repeats_when_the_plan_says_so(
+    run: AgentRun, models: dict[str, tuple[str, bytes]], server: ModelServer
+) -> None:
+    run.environment["FAKE_BENCH"] = json.dumps([{"repeat_s": 0.2}])
+    server.files["/large"].bytes_per_s = 150_000
+    run.put(plan_for(models, guard="pause"))
+    lines = run.finish("--option", "progress_s=0.1")
+    assert set(outcomes(lines).values()) == {"ok"}
+    paused = False
+    n_repeats = 0
+    for line in lines:
+        if line["kind"] in ("DownloadPaused", "DownloadResumed"):
+            paused = line["kind"] == "DownloadPaused"
+            n_reports = 0
+        elif line["kind"] == "DownloadProgress" and paused:
+            n_reports += 1
+            assert n_reports <= 2, "only what was on its way arrives after a pause"
+        n_repeats += line["kind"] == "RepeatStarted" and paused
+    assert n_repeats > 0
+
+
 def test_a_second_start_changes_nothing(run: AgentRun, models: dict[str, tuple[str, bytes]]) -> None:
     run.environment["FAKE_BENCH"] = json.dumps([{"repeat_s": 0.05}])
     run.put(plan_for(models))
@@ -370,4 +391,6 @@ def test_a_run_with_the_real_engine(agent_pyz: Path, tmp_path: Path, server: Mod
     assert set(outcomes(lines).values()) <= {"ok", "fewer_repeats"}
     rows = of_kind(lines, "BenchRow")
     assert all(row["row"]["n_threads"] == lines[1]["n_cpus"] for row in rows)
+    (engine,) = of_kind(lines, "EngineLoaded")
+    assert sum(engine["buffers_mib"].values()) > 1.0
     assert run.processes() == []
