@@ -12,6 +12,7 @@ from typing import Any
 
 from flows import render
 from flows.embedded import flush_prefect, prefect_api
+from flows.stopping import exit_code
 from tasks.domain.errors import ConfigError
 from tasks.settings import Settings
 from tasks.wiring import open_services
@@ -62,9 +63,9 @@ def run_sweep(
         try:
             with render.progress():
                 result = asyncio.run(sweep(request))
-        except (TerminationSignal, KeyboardInterrupt) as exc:
+        except (TerminationSignal, KeyboardInterrupt, asyncio.CancelledError):
             render.warn("stopped; what was created has been deleted, `tokensweep leaks` proves it")
-            return 130 if isinstance(exc, KeyboardInterrupt) else 143
+            return exit_code()
         finally:
             flush_prefect()
     services = open_services(settings)

@@ -7,6 +7,7 @@ have stored how they ended. This one is in a session of its own, and the kernel 
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import signal
 import socket
@@ -111,6 +112,7 @@ def flush_prefect() -> None:
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
 
+    logging.disable(logging.CRITICAL)  # what is still said from here on is about the end of the server
     for worker in (EventsWorker, APILogWorker):
         worker.drain_all(timeout=FLUSH_S)
     time.sleep(SERVER_STORES_S)

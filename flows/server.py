@@ -20,6 +20,7 @@ from prefect import flow, get_run_logger
 from pydantic import BaseModel
 
 from flows.live_view import LiveView
+from flows.stopping import stops_on_signals
 from tasks.benchmark import RUN_DIR, follow, upload_and_start
 from tasks.domain.cells import Reason
 from tasks.domain.errors import AgentError, TokensweepError, UnreachableError
@@ -83,11 +84,15 @@ async def through_the_gate() -> AsyncIterator[None]:
 async def server(order: ServerOrder) -> ServerReport:
     """Run one server to its end. Never raises for what a server can do wrong: that is in the report and the lake."""
     async with through_the_gate():
-        services = open_services()
-        plan = RunPlan.from_json(order.plan)
-        engine = await in_thread(ensure_engine, services.settings.cache_dir)
-        run = _Run(order, plan, services, engine)
-        return await run.carry_out()
+        with stops_on_signals():
+            return await _server(order)
+
+
+async def _server(order: ServerOrder) -> ServerReport:
+    services = open_services()
+    plan = RunPlan.from_json(order.plan)
+    engine = await in_thread(ensure_engine, services.settings.cache_dir)
+    return await _Run(order, plan, services, engine).carry_out()
 
 
 class _Run:
@@ -112,8 +117,7 @@ class _Run:
         except TokensweepError as exc:
             self._failed(exc)
         except asyncio.CancelledError:
-            self.record.outcome, self.record.reason = "cancelled", Reason.CANCELLED.value
-            self.record.lost_reason = Reason.CANCELLED
+            self._cancelled()
             await to_its_end(self._land())
             raise
         except Exception as exc:
@@ -219,7 +223,14 @@ class _Run:
         self.record.outcome, self.record.reason, self.record.detail = landing.outcome, landing.reason, landing.detail
         say(self.order.server, "done" if landing.outcome == "completed" else landing.outcome, 1.0)
 
+    def _cancelled(self) -> None:
+        self.record.outcome, self.record.reason = "cancelled", Reason.CANCELLED.value
+        self.record.lost_reason = Reason.CANCELLED
+
     def _failed(self, exc: TokensweepError) -> None:
+        if self.cancel.is_set():
+            self._cancelled()
+            return
         self.record.outcome, self.record.reason, self.record.detail = "failed", exc.reason, str(exc)
         if not isinstance(exc, (UnreachableError, AgentError)):
             self.record.lost_reason = Reason.SERVER_FAILED

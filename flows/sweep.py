@@ -15,6 +15,7 @@ from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settin
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.server import ServerOrder, ServerReport, reports, server, start_gate
+from flows.stopping import stops_on_signals
 from tasks.artifacts import SweepProgress, publish_leaks, publish_plan, publish_results
 from tasks.clouds.base import Cloud
 from tasks.domain.errors import ConfigError, TokensweepError
@@ -102,6 +103,11 @@ class SweepResult(BaseModel):
 )
 async def sweep(request: SweepRequest) -> SweepResult:
     """Plan the sweep and, with mode=run, carry it out. Starting it again takes up where it stopped."""
+    with stops_on_signals():
+        return await _sweep(request)
+
+
+async def _sweep(request: SweepRequest) -> SweepResult:
     services = open_services()
     log = get_run_logger()
     overrides: dict[str, Any] = {} if request.max_usd is None else {"max_usd": Decimal(str(request.max_usd))}

@@ -1,0 +1,55 @@
+"""SIGTERM and SIGINT end a sweep by cancelling its task, as asyncio means it.
+
+Prefect's own handler raises in the main thread, wherever that is just then: in a task that only draws a bar the
+exception is stored with that task, nobody hears of it, and the sweep goes on. Every flow that begins installs that
+handler again, so ours is put back on the first lines of both flows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+_root: asyncio.Task[object] | None = None
+_came: signal.Signals | None = None
+
+
+@contextmanager
+def stops_on_signals() -> Iterator[None]:
+    """While the block runs, a signal cancels the outermost task that entered such a block. Does nothing outside the
+    main thread."""
+    global _root
+    outermost = _root is None
+    if outermost:
+        _root = asyncio.current_task()
+    loop = asyncio.get_running_loop()
+    with suppress(RuntimeError, ValueError):
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, _stop, number)
+    try:
+        yield
+    finally:
+        if outermost:
+            _root = None
+            with suppress(RuntimeError, ValueError):
+                for number in _SIGNALS:
+                    loop.remove_signal_handler(number)
+
+
+def exit_code() -> int:
+    """128 plus the signal that came, as a shell reports it; 130 when none did."""
+    return 128 + (_came or signal.SIGINT)
+
+
+def _stop(number: signal.Signals) -> None:
+    global _came
+    if _came is not None:
+        sys.stderr.write("deleting servers, please wait; after kill -9, `tokensweep reap` does it\n")
+    _came = number
+    if _root is not None:
+        _root.cancel()
