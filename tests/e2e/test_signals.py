@@ -1,0 +1,49 @@
+"""SIGTERM and Ctrl-C in the middle: servers are deleted before the command ends, and what was measured is kept."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import pytest
+
+from tests.e2e.product import Product
+
+TEARDOWN_S = 30.0
+"""What Prefect leaves a flow run after a cancel, before it is killed."""
+LADDER = {"pp": [16, 512, 1024, 4096], "tg": [16, 512, 1024]}
+
+
+def stopped(product: Product, step: str, number: signal.Signals, *, group: bool) -> float:
+    """Interrupt a sweep when it says `step`; returns how long its servers were there after that."""
+    running = product.start("run", "--yes", product.preset(**LADDER))
+    running.wait_for(f": {step}")
+    running.signal(number, group=group)
+    began = time.monotonic()
+    while product.servers():
+        assert time.monotonic() < began + TEARDOWN_S, f"its server is still there:\n{running.err}"
+        time.sleep(0.05)
+    done = running.end()
+    assert done.rc in {130, 143} and "Traceback" not in done.err, str(done)
+    assert "leaks" in done.err.splitlines()[-1], "it says what to do next"
+    product.assert_nothing_is_left()
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize("step", ["create", "connect", "download", "run tiny-15m pp512"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_sweep_deletes_its_servers_first(product: Product, number: signal.Signals, step: str) -> None:
+    stopped(product, step, number, group=False)
+    reasons = {reason for outcome, reason in product.cells().values() if outcome != "measured"}
+    assert reasons <= {"cancelled"}
+    if step.startswith("run"):
+        assert product.samples(), "what was measured before is kept"
+    assert product.run("reap").rc == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_whole_group_reaches_the_same_end(bare: Product, number: signal.Signals) -> None:
+    """Ctrl-C in a terminal, where the command has brought its own Prefect server."""
+    stopped(bare, "run tiny-15m pp512", number, group=True)
+    assert bare.samples()
+    assert bare.run("run", "--yes", bare.preset(**LADDER)).rc == 0
