@@ -1,6 +1,6 @@
 """Builds the llama.cpp runtime that runs on the measured servers: one llama-bench with a libggml-cpu per kind of CPU.
 
-python agent-image/build_runtime.py [--cache DIR] [--source FILE]
+python agent-image/build_runtime.py [--cache DIR] [--arch ARCH] [--source FILE]
 
 Progress goes to standard error; the only line on standard output is the folder of the runtime. A second call finds it.
 """
@@ -54,15 +54,20 @@ def say(line: str) -> None:
 
 
 def ensure_runtime(
-    cache: Path, *, source_file: Path | None = None, lock_file: Path = LOCK_FILE, progress: Say = say
+    cache: Path,
+    *,
+    arch: str | None = None,
+    source_file: Path | None = None,
+    lock_file: Path = LOCK_FILE,
+    progress: Say = say,
 ) -> Runtime:
-    """The runtime for this machine's architecture in `cache`, built if it is not there (minutes, once).
+    """The runtime for `arch` (this machine's unless given) in `cache`, built if it is not there (minutes, once).
 
     Of concurrent callers, processes too, one builds and the others wait. Raises ConfigError when a compiler is missing
     or the source is not the pinned one, TokensweepError when the build fails; neither leaves half a runtime.
     """
     cache = cache.expanduser().absolute()
-    recipe = load_recipe(platform.machine(), lock_file)
+    recipe = load_recipe(arch or platform.machine(), lock_file)
     folder = cache / recipe.runtime_id
     found = read_runtime(folder)
     if found is not None:
@@ -91,7 +96,7 @@ def ensure_runtime(
 def _build(recipe: Recipe, cache: Path, work: Path, source_file: Path | None, progress: Say) -> None:
     """Make the finished folder `work`/runtime; on failure the log stays in the cache."""
     began_s, cpu_before_s = time.monotonic(), _children_cpu_s()
-    tools = find_toolchain()
+    tools = find_toolchain(recipe.arch)
     if source_file is not None:
         archive = verified(source_file, recipe.source)
     else:
@@ -129,6 +134,9 @@ def _take_cpu_library(tree: Path, out: Path, build: CpuBuild) -> None:
 
 def try_builds(folder: Path, recipe: Recipe, progress: Say = say) -> None:
     """Start llama-bench once with every build this CPU can run. Raises TokensweepError when one does not start."""
+    if recipe.arch != platform.machine():
+        progress(f"not tried here: it is for {recipe.arch}")
+        return
     flags = set(re.findall(r"\S+", Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")))
     for build in recipe.builds:
         if not flags.issuperset(build.cpu_flags):
@@ -164,11 +172,12 @@ def _children_cpu_s() -> float:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Build the llama.cpp runtime for servers; a second call finds it.")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="cache folder instead of $TOKENSWEEP_CACHE")
+    parser.add_argument("--arch", help="x86_64 or aarch64; another than this machine's needs a cross compiler")
     parser.add_argument("--source", type=Path, metavar="FILE", help="the source archive, already downloaded")
     options = parser.parse_args(argv)
     try:
         cache = options.cache / "runtime" if options.cache else default_cache()
-        runtime = ensure_runtime(cache, source_file=options.source)
+        runtime = ensure_runtime(cache, arch=options.arch, source_file=options.source)
     except TokensweepError as exc:
         print(f"error: {exc}", file=sys.stderr)
         return exc.exit_code

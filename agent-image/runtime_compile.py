@@ -26,11 +26,15 @@ INSTALL = (
     "Install a C and C++ compiler: `apt install g++` (Debian, Ubuntu), `dnf install gcc-c++` (Fedora, RHEL), "
     "`pacman -S gcc` (Arch)."
 )
+INSTALL_CROSS = (
+    "Install a cross compiler: `apt install g++-{arch_dashed}-linux-gnu` (Debian, Ubuntu), `pacman -S "
+    "{arch}-linux-gnu-gcc` (Arch); or build on a machine of that architecture and copy the cache folder."
+)
 
 
 @dataclass(frozen=True)
 class Toolchain:
-    """Programs by path; `version` is the first line of the compiler's own words."""
+    """Programs by path; `version` is the compiler's own first line, `options` tell CMake of another architecture."""
 
     cc: str
     cxx: str
@@ -38,10 +42,11 @@ class Toolchain:
     ninja: str
     strip: str
     version: str
+    options: tuple[str, ...] = ()
 
 
-def find_toolchain() -> Toolchain:
-    """The compilers ($CC, $CXX or the usual names) and this Python's CMake and Ninja.
+def find_toolchain(arch: str) -> Toolchain:
+    """This Python's CMake and Ninja, and $CC and $CXX or the usual names; for another architecture GNU's cross names.
 
     Raises ConfigError with what to install.
     """
@@ -51,14 +56,19 @@ def find_toolchain() -> Toolchain:
             reason="unsupported_build_machine",
             next_step="Build it in a Debian container and copy the cache folder.",
         )
-    cxx = _program(os.environ.get("CXX"), "c++", "g++", "clang++")
-    cc = _program(os.environ.get("CC"), "cc", "gcc", "clang")
-    binutils = [_program(name) for name in ("strip", "readelf", "ld")]
-    wanted = {"C++ compiler": cxx, "C compiler": cc, "binutils": all(binutils)}
-    missing = [name for name, found in wanted.items() if not found]
+    if arch == platform.machine():
+        cxx = _program(os.environ.get("CXX"), "c++", "g++", "clang++")
+        cc = _program(os.environ.get("CC"), "cc", "gcc", "clang")
+        strip, what, install, options = _program("strip"), "", INSTALL, ()
+    else:
+        cxx, cc, strip = (_program(f"{arch}-linux-gnu-{name}") for name in ("g++", "gcc", "strip"))
+        what, install = f" for {arch}", INSTALL_CROSS.format(arch=arch, arch_dashed=arch.replace("_", "-"))
+        options = ("CMAKE_SYSTEM_NAME=Linux", f"CMAKE_SYSTEM_PROCESSOR={arch}")
+    wanted = {"C++ compiler": cxx, "C compiler": cc, "binutils": strip and _program("readelf")}
+    missing = [name + what for name, found in wanted.items() if not found]
     if missing:
         raise ConfigError(
-            f"llama.cpp cannot be built: no {', no '.join(missing)} in PATH.", reason="no_compiler", next_step=INSTALL
+            f"llama.cpp cannot be built: no {', no '.join(missing)} in PATH.", reason="no_compiler", next_step=install
         )
     cmake, ninja = (_program(str(Path(sys.executable).with_name(name)), name) for name in ("cmake", "ninja"))
     if not (cmake and ninja):
@@ -68,7 +78,7 @@ def find_toolchain() -> Toolchain:
             next_step=f"Run `uv sync`, or `{sys.executable} -m pip install cmake ninja`.",
         )
     shown = subprocess.run([str(cxx), "--version"], capture_output=True, text=True, check=True)
-    return Toolchain(str(cc), str(cxx), cmake, ninja, str(binutils[0]), shown.stdout.splitlines()[0])
+    return Toolchain(str(cc), str(cxx), cmake, ninja, str(strip), shown.stdout.splitlines()[0], options)
 
 
 def _program(*names: str | None) -> str | None:
@@ -95,6 +105,7 @@ class Compiler:
         options = (
             *self.recipe.options,
             *build.options,
+            *self.tools.options,
             f"CMAKE_C_COMPILER={self.tools.cc}",
             f"CMAKE_CXX_COMPILER={self.tools.cxx}",
             f"CMAKE_MAKE_PROGRAM={self.tools.ninja}",

@@ -6,7 +6,6 @@ import gzip
 import hashlib
 import json
 import os
-import platform
 import re
 import shutil
 import subprocess
@@ -62,9 +61,9 @@ def collect_program(tree: Path, out: Path, compiler: str) -> None:
     """
     program = out / "bin" / PROGRAM
     shutil.copyfile(tree / "bin" / "llama-bench", program)
-    loader = Path(re.findall(r"program interpreter: (.+)\]", _readelf("-lW", program))[0])
-    shutil.copyfile(loader, out / "system" / loader.name)
-    (out / "bin" / "llama-bench").write_text(LAUNCHER.format(loader=loader.name, program=PROGRAM), encoding="ascii")
+    loader = re.findall(r"program interpreter: .*/(.+)\]", _readelf("-lW", program))[0]
+    shutil.copyfile(_of_compiler(loader, compiler), out / "system" / loader)
+    (out / "bin" / "llama-bench").write_text(LAUNCHER.format(loader=loader, program=PROGRAM), encoding="ascii")
     waiting = [program, tree / "bin" / CPU_LIBRARY]
     while waiting:
         for name in elf_names(waiting.pop()):
@@ -98,6 +97,12 @@ def _min_kernel(out: Path) -> str:
     return found[1] if found else ""
 
 
+def _glibc(out: Path) -> str:
+    """The version that the carried C library prints when it is started as a program."""
+    found = re.search(rb"stable release version ([\d.]+\d)", (out / "system" / C_LIBRARY).read_bytes())
+    return found[1].decode() if found else ""
+
+
 def _readelf(option: str, path: Path) -> str:
     """What readelf, which every C compiler comes with, says about a file."""
     plain = {**os.environ, "LC_ALL": "C"}
@@ -119,7 +124,7 @@ def describe(folder: Path, recipe: Recipe, compiler: str, cmake: str) -> dict[st
         "arch": recipe.arch,
         "os": "linux",
         "min_kernel": _min_kernel(folder),
-        "glibc": platform.libc_ver()[1],
+        "glibc": _glibc(folder),
         "compiler": compiler,
         "cmake": cmake,
         "baseline": recipe.baseline,

@@ -389,17 +389,25 @@ def test_a_failed_build_names_the_error_and_the_log_and_leaves_no_runtime(tmp_pa
     assert sorted(path.suffix for path in cache.iterdir()) == [".lock", ".log"]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the runtime is built on Linux only")
-def test_without_a_compiler_the_program_says_what_to_install(tmp_path: Path) -> None:
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the runtime is built on Linux only")
+@pytest.mark.parametrize("arch", ["x86_64", "aarch64"])
+def test_without_a_compiler_the_program_says_what_to_install(tmp_path: Path, arch: str) -> None:
     environ = {key: value for key, value in os.environ.items() if key not in ("CC", "CXX")}
     ended = subprocess.run(
-        [sys.executable, AGENT_IMAGE / "build_runtime.py", "--cache", tmp_path / "cache"],
+        [sys.executable, AGENT_IMAGE / "build_runtime.py", "--cache", tmp_path / "cache", "--arch", arch],
         env={**environ, "PATH": str(tmp_path)},
         capture_output=True,
         text=True,
     )
+    native = ("no C++ compiler, no C compiler", "apt install g++`", "dnf install gcc-c++", "pacman -S gcc`")
+    cross = (
+        f"no C++ compiler for {arch}",
+        f"apt install g++-{arch.replace('_', '-')}-linux-gnu",
+        f"{arch}-linux-gnu-gcc",
+    )
     assert ended.returncode == 2
     assert ended.stdout == ""
-    for words in ("no C++ compiler", "apt install g++", "dnf install gcc-c++", "pacman -S gcc"):
-        assert words in ended.stderr
     assert "Traceback" not in ended.stderr
+    for words in native if arch == platform.machine() else cross:
+        assert words in ended.stderr
+    assert list((tmp_path / "cache" / "runtime").glob("llama.cpp-*-*[!k]")) == []
