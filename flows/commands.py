@@ -75,7 +75,7 @@ def run_sweep(
         render.closing(services, result)
     if result.left:
         return 6
-    return {"nothing_to_do": 3, "some_failed": 4}.get(result.status, 0)
+    return {"nothing_to_do": 3, "some_failed": 4, "over_budget": 5}.get(result.status, 0)
 
 
 def show_status(settings: Settings, sweep_id: str, as_json: bool) -> None:

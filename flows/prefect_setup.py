@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from tasks.domain.errors import ConfigError
+from tasks.wiring import make_home
 
 # The server of one command shows and records one sweep. What serves cron, automations and telemetry only costs
 # start-up time and CPU that the measured servers need here.
@@ -21,12 +21,7 @@ EMBEDDED = {
 
 def prepare(home: Path, *, verbose: bool = False) -> None:
     """Give Prefect defaults that fit here. What the environment says already is left alone."""
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise ConfigError(
-            f"The folder {home} cannot be made: {exc.strerror}.", next_step="Set TOKENSWEEP_HOME to one that can."
-        ) from exc
+    make_home(home)
     os.environ.setdefault("PREFECT_HOME", str(home / "prefect"))
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO" if verbose else "CRITICAL")
     if not os.environ.get("PREFECT_API_URL"):

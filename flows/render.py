@@ -108,7 +108,7 @@ def closing(services: Any, result: Any) -> None:
     """The end of a sweep: speeds with their spread, what was gated and why, phases, where the data is, what next."""
     from tasks.publish import results, run_phases
 
-    if result.status == "nothing_to_do":
+    if result.status in ("nothing_to_do", "over_budget"):
         out.print(f"Nothing to do in sweep {result.sweep_id}:")
         for server, why in result.skipped.items():
             out.print(f"  {server}: {why}")

@@ -100,7 +100,11 @@ class _Run:
         self.order, self.plan, self.services, self.engine = order, plan, services, engine
         self.cloud = services.cloud(order.vendor)
         self.server_type = self.cloud.server_type(order.server)
-        self.record = RunRecord(isolation=str(getattr(self.cloud, "isolation", "vm")))
+        self.record = RunRecord(
+            isolation=str(getattr(self.cloud, "isolation", "vm")),
+            llama_cpp_commit=engine.llama_cpp_commit,
+            agent_version=engine.agent_version,
+        )
         self.cancel = threading.Event()
         self.spool_path = services.settings.spool_dir / f"{plan.server_run_id}.jsonl"
         self.timeline = Timeline()
@@ -133,6 +137,7 @@ class _Run:
         """The plan and the spool are on disk before anything is created: what is measured survives this process."""
         self.spool_path.parent.mkdir(parents=True, exist_ok=True)
         self.spool_path.with_suffix(".plan.json").write_text(self.plan.to_json())
+        self.record.write_beside(self.spool_path)
         self.services.ledger.begin_run(
             self.plan.server_run_id,
             sweep_id=self.order.sweep_id,
@@ -218,7 +223,7 @@ class _Run:
         say(self.order.server, "land")
         async with self.timeline.bar("land"):
             landing = await in_thread(
-                land_now, self.plan, self.spool_path, self.record, self.server_type, self.engine, self.services
+                land_now, self.plan, self.spool_path, self.record, self.server_type, self.services
             )
         self.record.outcome, self.record.reason, self.record.detail = landing.outcome, landing.reason, landing.detail
         say(self.order.server, "done" if landing.outcome == "completed" else landing.outcome, 1.0)

@@ -86,11 +86,11 @@ class SweepRequest(BaseModel):
 
 
 class SweepResult(BaseModel):
-    """status: planned, nothing_to_do, completed, some_failed. left: resources that are still there (should be 0)."""
+    """`left`: resources that are still there (should be 0)."""
 
     sweep_id: str
     preset: str
-    status: Literal["planned", "nothing_to_do", "completed", "some_failed"]
+    status: Literal["planned", "nothing_to_do", "over_budget", "completed", "some_failed"]
     servers: list[ServerReport] = []
     skipped: dict[str, str] = {}
     left: int = 0
@@ -128,7 +128,7 @@ async def _sweep(request: SweepRequest) -> SweepResult:
     if request.max_usd is None:
         raise ConfigError("A sweep that runs needs a money cap.", next_step="Set max_usd.")
     if not prepared.to_run():
-        return result.model_copy(update={"status": "nothing_to_do"})
+        return result.model_copy(update={"status": "over_budget" if prepared.plan.over_budget else "nothing_to_do"})
     _refuse_a_second_start(services, prepared.plan.sweep_id)
     reports = await _fan_out(prepared, services, engine)
     left = await _prove(prepared, services)

@@ -41,12 +41,12 @@ def _recover_one(services: Services, run: ServerRun) -> Recovered:
     try:
         plan = RunPlan.from_json(plan_path.read_text())
         server_type = services.cloud(run.vendor).server_type(run.server)
-        record = RunRecord(started_unix_s=run.started_unix_s)
+        record = RunRecord.read_beside(spool, run.started_unix_s)
         if not _has_finished(spool):
             record.outcome, record.reason = "interrupted", "controller_died"
             record.detail = f"its controller (pid {run.pid} on {run.host}) ended without finishing it"
-        land_now(plan, spool, record, server_type, None, services)
-    except TokensweepError as exc:
+        land_now(plan, spool, record, server_type, services)
+    except (TokensweepError, ValueError, TypeError) as exc:
         return Recovered(run, False, str(exc))
     return Recovered(run, True)
 

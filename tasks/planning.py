@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from tasks.clouds.base import Cloud, ServerType
 from tasks.domain.cells import Cell
-from tasks.domain.errors import UnsupportedError
+from tasks.domain.errors import ConfigError, UnsupportedError
 from tasks.domain.policies import policy_for
 from tasks.domain.run_plan import ModelSpec, RunPlan
 from tasks.domain.sweep_plan import Offer, PlannedServer, SweepPlan, plan_server, plan_sweep
@@ -37,7 +37,10 @@ class PreparedSweep:
 
 def server_types(cloud: Cloud, names: Sequence[str]) -> dict[str, ServerType]:
     """The types by name, or the vendor's defaults. Raises ConfigError for a name that the vendor does not sell."""
-    return {name: cloud.server_type(name) for name in names or cloud.default_server_types()}
+    try:
+        return {name: cloud.server_type(name) for name in names or cloud.default_server_types()}
+    except UnsupportedError as exc:
+        raise ConfigError(exc.message, reason=exc.reason, next_step=exc.next_step or "Nothing was started.") from exc
 
 
 def model_specs(preset: Preset, services: Services) -> tuple[ModelSpec, ...]:

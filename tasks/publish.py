@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,6 @@ from tasks.clouds.base import ServerType
 from tasks.domain.cells import Reason
 from tasks.domain.lifecycle import LedgerRow
 from tasks.domain.run_plan import RunPlan
-from tasks.engine import Engine
 from tasks.lake import ControllerPhase, LandedRun, RunContext, land, open_lake, query, rows_from_events
 from tasks.ledger import RunState
 from tasks.remote.spool import Spool
@@ -29,11 +29,26 @@ class RunRecord:
     agent_started_unix_s: float | None = None
     bytes_sent: int | None = None
     isolation: str = ""
+    llama_cpp_commit: str = ""
+    agent_version: str = ""
     outcome: str = ""
     reason: str = ""
     detail: str = ""
     lost_reason: Reason = Reason.SERVER_LOST
     phases: list[ControllerPhase] = field(default_factory=list)
+
+    def write_beside(self, spool_path: Path) -> None:
+        """Keep what is known from the beginning, for whoever lands the run if this process dies."""
+        known = {"isolation": self.isolation, "llama_cpp_commit": self.llama_cpp_commit}
+        known["agent_version"] = self.agent_version
+        spool_path.with_suffix(".record.json").write_text(json.dumps(known))
+
+    @classmethod
+    def read_beside(cls, spool_path: Path, started_unix_s: float) -> RunRecord:
+        """The record of a run whose controller died; empty where nothing was kept."""
+        path = spool_path.with_suffix(".record.json")
+        known = json.loads(path.read_text()) if path.is_file() else {}
+        return cls(started_unix_s=started_unix_s, **known)
 
     def phase(self, name: str, started_unix_s: float) -> None:
         """Note a step of the controller that began then and ends now."""
@@ -57,7 +72,6 @@ def land_now(
     spool_path: Path,
     record: RunRecord,
     server_type: ServerType,
-    engine: Engine | None,
     services: Services,
 ) -> Landing:
     """Write the run's rows; a second call writes the same files again. The spool goes once they are in the lake."""
@@ -86,8 +100,8 @@ def land_now(
         price_read_unix_s=server_type.price_read_unix_s,
         billed_s=_billed_s(rows),
         cost_usd=sum((c for c in costs if c is not None), Decimal(0)) if all(c is not None for c in costs) else None,
-        engine_commit=engine.llama_cpp_commit if engine else "",
-        agent_version=engine.agent_version if engine else "",
+        engine_commit=record.llama_cpp_commit,
+        agent_version=record.agent_version,
         bytes_sent_before_bench=record.bytes_sent,
         ssh_ready_unix_s=record.ssh_ready_unix_s,
         agent_started_unix_s=record.agent_started_unix_s,
@@ -98,7 +112,8 @@ def land_now(
     landed = land(services.settings.lake_root, plan.server_run_id, lake_rows)
     services.ledger.end_run(plan.server_run_id, RunState.LANDED)
     spool_path.unlink(missing_ok=True)
-    spool_path.with_suffix(".plan.json").unlink(missing_ok=True)
+    for suffix in (".plan.json", ".record.json"):
+        spool_path.with_suffix(suffix).unlink(missing_ok=True)
     run = lake_rows["server_runs"][0]
     return Landing(landed, run["outcome"], run["reason"], run["detail"] or "")
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.clouds.base import Cloud
@@ -29,6 +30,16 @@ def _local(settings: Settings) -> LocalCloud:
 VENDORS: dict[str, Callable[[Settings], Cloud]] = {"local": _local}
 
 
+def make_home(home: Path) -> None:
+    """Make the folder of lake, ledger and spool. Raises ConfigError when that cannot be."""
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise ConfigError(
+            f"The folder {home} cannot be made: {exc.strerror}.", next_step="Set TOKENSWEEP_HOME to one that can."
+        ) from exc
+
+
 @dataclass(frozen=True)
 class Services:
     """What a flow or a command works with. Everything is opened at first use."""
@@ -37,7 +48,7 @@ class Services:
 
     @cached_property
     def ledger(self) -> Ledger:
-        self.settings.home.mkdir(parents=True, exist_ok=True)
+        make_home(self.settings.home)
         return Ledger(self.settings.ledger)
 
     def ledger_or_volatile(self) -> tuple[Ledger, bool]:

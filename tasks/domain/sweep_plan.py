@@ -41,6 +41,7 @@ class PlannedServer:
     low_usd: Decimal
     high_usd: Decimal
     reserve_usd: Decimal
+    over_budget: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,11 @@ class SweepPlan:
 
     def to_run(self) -> tuple[PlannedServer, ...]:
         return tuple(s for s in self.servers if s.run)
+
+    @property
+    def over_budget(self) -> bool:
+        """Whether money is all that keeps the sweep from running anything."""
+        return not self.to_run() and any(s.over_budget for s in self.servers)
 
     @property
     def high_usd(self) -> Decimal:
@@ -107,7 +113,7 @@ def plan_sweep(sweep_id: str, servers: Sequence[PlannedServer], max_usd: Decimal
     for server in servers:
         if server.run and server.reserve_usd > left:
             why = f"its reservation of {server.reserve_usd} USD does not fit under the sweep's cap"
-            server = replace(server, run=False, why=why)
+            server = replace(server, run=False, why=why, over_budget=True)
         elif server.run:
             left -= server.reserve_usd
         out.append(server)
