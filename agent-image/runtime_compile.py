@@ -56,10 +56,11 @@ def find_toolchain(arch: str) -> Toolchain:
             reason="unsupported_build_machine",
             next_step="Build it in a Debian container and copy the cache folder.",
         )
+    options: tuple[str, ...] = ()
     if arch == platform.machine():
         cxx = _program(os.environ.get("CXX"), "c++", "g++", "clang++")
         cc = _program(os.environ.get("CC"), "cc", "gcc", "clang")
-        strip, what, install, options = _program("strip"), "", INSTALL, ()
+        strip, what, install = _program("strip"), "", INSTALL
     else:
         cxx, cc, strip = (_program(f"{arch}-linux-gnu-{name}") for name in ("g++", "gcc", "strip"))
         what, install = f" for {arch}", INSTALL_CROSS.format(arch=arch, arch_dashed=arch.replace("_", "-"))
