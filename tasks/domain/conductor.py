@@ -328,13 +328,16 @@ class Conductor:
 
     def _feed_downloads(self, out: list[act.Action]) -> None:
         """Keep one download going, in size order, if what it brings is worth having and has room."""
-        if any(m.stage in (Stage.HEADER, Stage.DOWNLOADING) for m in self.models):
+        if any(m.stage is Stage.HEADER for m in self.models):
+            return
+        if any(m.stage is Stage.DOWNLOADING for m in self.models):
+            if not self._guarded():
+                self._read_next_header(out)
             return
         waiting = [m for m in self.models if m.stage is Stage.READY]
         for model in self.models:
             if model.stage is Stage.NEW and self.policy.reads_headers and self._pending(model.spec.name):
-                model.stage = Stage.HEADER
-                out.append(act.ReadHeader(model.spec.name))
+                self._read_next_header(out)
                 return
             if model.stage not in (Stage.NEW, Stage.QUEUED):
                 continue
@@ -355,6 +358,16 @@ class Conductor:
             model.begin_download(self.view.now_s)
             out.append(act.StartDownload(model.spec.name))
             return
+
+    def _read_next_header(self, out: list[act.Action]) -> None:
+        """At most one header ahead: it is read beside the download before, so that nothing waits for it."""
+        if not self.policy.reads_headers or any(m.stage is Stage.QUEUED for m in self.models):
+            return
+        for model in self.models:
+            if model.stage is Stage.NEW and self._pending(model.spec.name):
+                model.stage = Stage.HEADER
+                out.append(act.ReadHeader(model.spec.name))
+                return
 
     def _finish(self, reason: Reason | None) -> list[act.Action]:
         out: list[act.Action] = []

@@ -42,6 +42,15 @@ def test_the_next_model_is_downloaded_while_the_one_before_is_benchmarked():
     assert started["StartDownload", "middle"] < started["StartBench", "middle"]
 
 
+def test_the_next_header_is_read_beside_a_download_that_nothing_holds():
+    plan = make_plan(guard="off")
+    trace = run(plan, Machine(steady, headers=models_of(plan), link_bytes_per_s=20e6))
+    at = {
+        (type(a).__name__, a.model): t for t, a in trace.actions if isinstance(a, (act.ReadHeader, act.StartDownload))
+    }
+    assert at["ReadHeader", "middle"] < at["StartDownload", "middle"] - 1.0
+
+
 def test_guard_holds_downloads_during_timed_repeats_and_lets_go_after():
     plan = make_plan(guard="pause")
     trace = run(plan, Machine(steady, headers=models_of(plan), link_bytes_per_s=20e6))
