@@ -58,10 +58,11 @@ def test_what_was_measured_before_the_kill_is_not_measured_again(product: Produc
     after = product.samples()
     assert len(after) == N_CELLS
     assert {key: after[key] for key in before} == before
-    sql = "SELECT n_resumed FROM server_runs ORDER BY started_at"
-    assert [row["n_resumed"] for row in product.query(sql)] == [0, len(before)]
-    benched = product.query("SELECT subject FROM decisions WHERE action = 'run_cell' AND server_run_id LIKE '%.2'")
-    assert not {row["subject"] for row in benched} & {f"tiny-15m {task}{n}" for _, _, task, n in before}
+    first, second = product.query("SELECT server_run_id, n_resumed FROM server_runs ORDER BY started_at")
+    assert (first["n_resumed"], second["n_resumed"]) == (0, len(before))
+    sql = f"SELECT subject FROM decisions WHERE action = 'run_cell' AND server_run_id = '{second['server_run_id']}'"
+    benched = {row["subject"] for row in product.query(sql)}
+    assert benched and not benched & {f"{model} {task}{n}" for _, model, task, n in before}
     product.assert_nothing_is_left()
     assert product.run("run", "--yes", preset).rc == 3
 
@@ -69,13 +70,10 @@ def test_what_was_measured_before_the_kill_is_not_measured_again(product: Produc
 def test_a_sweep_that_is_killed_again_and_again_completes(product: Product) -> None:
     """Without a reaper in between: each start ends what the one before has left."""
     preset = product.preset(**LADDER)
-    seed = random.randrange(2**32)
-    print(f"seed {seed}")
-    moments = random.Random(seed)
     for _ in range(3):
         running = product.start("run", "--yes", preset)
         running.wait_for("sweep: plan")
-        time.sleep(moments.uniform(0.0, 4.0))
+        time.sleep(random.uniform(0.0, 4.0))
         running.kill()
         running.end()
     done = product.run("run", "--yes", preset)

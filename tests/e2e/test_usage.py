@@ -98,6 +98,17 @@ def test_a_home_that_cannot_be_made_is_named(bare: Product, tmp_path: Path) -> N
     assert home.read_text() == "in the way"
 
 
+def test_a_sweep_that_is_running_is_not_started_a_second_time(product: Product) -> None:
+    preset = product.preset(pp=[16, 512, 1024], tg=[16, 512])
+    first = product.start("run", "--yes", preset)
+    first.wait_for(": create")
+    assert_refused(product.run("run", "--yes", preset), "running already", f"pid {first.process.pid}", "--label")
+    done = first.end()
+    assert done.rc == 0, str(done)
+    assert len(product.query("SELECT server_run_id FROM server_runs")) == 1
+    product.assert_nothing_is_left()
+
+
 def test_questions_that_have_no_answer_say_so(product: Product) -> None:
     assert_refused(product.run("query", "SELECT * FROM v_cels"), "v_cels", "v_cells")
     assert_refused(product.run("explain", "cpu9"), "cpu9")
