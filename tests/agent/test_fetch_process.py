@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from agent.fetch_command import NICE
 from agent.model_fetch import ModelFetch
 
 from tasks.domain.events import DownloadFailed, DownloadFinished, DownloadProgress, DownloadStarted, Event
@@ -190,3 +191,16 @@ def test_a_disk_that_fills_up_ends_the_download_and_is_given_back(
     assert failed.reason == "disk_full"
     fetch.child.process.wait()
     assert [p.name for p in small_disk.iterdir()] == ["other"]
+
+
+def test_a_download_stands_back_within_its_session_and_as_a_session(
+    server: ModelServer, tmp_path: Path, fetching: list[ModelFetch]
+) -> None:
+    fetch = ModelFetch(model(server.put("/m", DATA, bytes_per_s=1e6)), tmp_path / "m.gguf", OPTIONS)
+    fetching.append(fetch)
+    follow(fetch, some_bytes)
+    pid = fetch.child.process.pid
+    assert os.getpriority(os.PRIO_PROCESS, pid) == NICE
+    autogroup = Path(f"/proc/{pid}/autogroup")
+    if autogroup.exists() and Path("/proc/sys/kernel/sched_autogroup_enabled").read_text().strip() == "1":
+        assert autogroup.read_text().split()[-1] == str(NICE)
