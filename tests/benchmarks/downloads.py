@@ -31,6 +31,12 @@ class Used:
         return Used(self.bytes_written - before.bytes_written, self.cpu_s - before.cpu_s)
 
 
+def cpu_s(pid: int) -> float:
+    """Processor time of all threads of a process; it grows in steps of 10 ms."""
+    columns = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(columns[11]) + int(columns[12])) / CLOCK_TICKS_PER_S
+
+
 def endless_file(folder: Path) -> tuple[Path, int]:
     """A file that begins as a GGUF file does and takes no room; so large that no download of it ends meanwhile."""
     free = os.statvfs(folder)
@@ -81,8 +87,7 @@ class Download:
         written = next(
             int(line.split()[1]) for line in Path(f"/proc/{pid}/io").read_text().splitlines() if "wchar" in line
         )
-        columns = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return Used(written, (int(columns[11]) + int(columns[12])) / CLOCK_TICKS_PER_S)
+        return Used(written, cpu_s(pid))
 
     def close(self) -> None:
         """End it and remove what it wrote."""

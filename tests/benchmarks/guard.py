@@ -14,7 +14,8 @@ import re
 import subprocess
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from agent.bench import bench_argv
@@ -24,10 +25,10 @@ from tasks.domain.actions import StartBench
 from tasks.domain.cells import PP, TASKS, TG, Cell
 from tasks.domain.run_plan import ModelSpec
 from tasks.domain.stats import median
-from tasks.models.serve import ModelServer
 from tests.benchmarks import this_machine
 from tests.benchmarks.downloads import Download, Used, closing_all, endless_file
 from tests.benchmarks.result import Result, Table
+from tests.benchmarks.sender import Sender
 from tests.benchmarks.spread import speed_ratios, spread
 from tests.benchmarks.workbench import CpuSet, Workbench
 
@@ -106,17 +107,15 @@ def run(bench: Workbench) -> Result:
     began, n_turns = time.monotonic(), 0
     while n_turns == 0 or (time.monotonic() - began) * (n_turns + 1) / n_turns < bench.seconds:
         for where, cells in sets.items():
-            os.sched_setaffinity(0, _sender_cpus(where))  # the thread that serves inherits it
-            with ModelServer(served, links={"slow": SLOW_BYTES_PER_S}) as files:
-                urls = {"": files.url(path.name), "slow": files.url(path.name, "slow")}
+            with Sender(served, {"slow": SLOW_BYTES_PER_S}, _sender_cpus(where)) as sender:
                 downloads = {
-                    c: Download(bench, urls[c.link], n_bytes, where, c.scheduling)
+                    c: Download(bench, sender.url(path.name, c.link), n_bytes, where, c.scheduling)
                     for c in CONDITIONS
                     if c.link is not None
                 }
-                with closing_all(list(downloads.values())):
+                with closing_all(list(downloads.values())), _first_in_line():
                     for cell in cells:
-                        _one_process(bench, model, cell, where, chance, downloads, seen[where, cell.task])
+                        _one_process(bench, model, cell, where, chance, sender, downloads, seen[where, cell.task])
         n_turns += 1
     result = Result("guard", {"build": bench.build, "model": model.name})
     for where, cells in sets.items():
@@ -127,6 +126,20 @@ def run(bench: Workbench) -> Result:
 def _sender_cpus(where: CpuSet) -> list[int]:
     """A real sender is another machine; here it is at least on another CPU where there is one."""
     return [c for c in this_machine.cpus() if c not in where.cpus] or list(where.cpus)
+
+
+@contextmanager
+def _first_in_line() -> Iterator[None]:
+    """Read marks without delay where root may; what is started meanwhile is scheduled as usual."""
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(1))
+    except PermissionError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def _cell_that_takes(wanted_s: float, bench: Workbench, model: ModelSpec, where: CpuSet, task: str) -> Cell:
@@ -151,6 +164,7 @@ def _one_process(
     cell: Cell,
     where: CpuSet,
     chance: random.Random,
+    sender: Sender,
     downloads: dict[Condition, Download],
     seen: Seen,
 ) -> None:
@@ -166,7 +180,7 @@ def _one_process(
         text=True,
         start_new_session=True,
     )
-    meanwhile = _follow(process, order, downloads)
+    meanwhile = _follow(process, order, sender, downloads)
     rows = process.communicate()[0].splitlines()
     if process.returncode != 0 or len(rows) != 1:
         raise RuntimeError(f"llama-bench ended with rc {process.returncode} and {len(rows)} rows")
@@ -184,12 +198,12 @@ def _one_process(
 
 
 def _follow(
-    process: subprocess.Popen[str], order: list[Condition], downloads: dict[Condition, Download]
+    process: subprocess.Popen[str], order: list[Condition], sender: Sender, downloads: dict[Condition, Download]
 ) -> list[Meanwhile]:
     """Switch the downloads at the marks of the repeats, until llama-bench closes its stderr."""
     assert process.stderr is not None
     seen: list[Meanwhile] = []
-    before = _look(QUIET, downloads)
+    before = _look(QUIET, sender, downloads)
     number = -1
     for line in process.stderr:
         mark = MARK.match(line)
@@ -201,26 +215,26 @@ def _follow(
         condition = order[number]
         if settling == 0:
             if number > 0:
-                seen.append(_leave(order[number - 1], downloads, before))
+                seen.append(_leave(order[number - 1], sender, downloads, before))
             if condition in downloads:
                 downloads[condition].go()
         if settling == SETTLING - 1:
             if condition.paused:
                 downloads[condition].stand_still()
-            before = _look(condition, downloads)
-    seen.append(_leave(order[-1], downloads, before))
+            before = _look(condition, sender, downloads)
+    seen.append(_leave(order[-1], sender, downloads, before))
     return seen
 
 
-def _look(condition: Condition, downloads: dict[Condition, Download]) -> Meanwhile:
+def _look(condition: Condition, sender: Sender, downloads: dict[Condition, Download]) -> Meanwhile:
     """Clocks and counters as they stand."""
     used = downloads[condition].used() if condition in downloads else Used()
-    return Meanwhile(time.monotonic(), used, time.process_time())
+    return Meanwhile(time.monotonic(), used, sender.cpu_s())
 
 
-def _leave(condition: Condition, downloads: dict[Condition, Download], before: Meanwhile) -> Meanwhile:
+def _leave(condition: Condition, sender: Sender, downloads: dict[Condition, Download], before: Meanwhile) -> Meanwhile:
     """Stop the condition's download; what has been since `before`."""
-    after = _look(condition, downloads)
+    after = _look(condition, sender, downloads)
     if condition in downloads:
         downloads[condition].stand_still()
     return Meanwhile(
