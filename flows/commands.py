@@ -13,7 +13,7 @@ from typing import Any
 from flows import render
 from flows.embedded import flush_prefect, prefect_api
 from flows.stopping import exit_code
-from tasks.domain.errors import ConfigError
+from tasks.domain.errors import ConfigError, TokensweepError
 from tasks.settings import Settings
 from tasks.wiring import open_services
 
@@ -55,7 +55,7 @@ def run_sweep(
     with prefect_api(settings.home) as wait_for_api:
         from prefect.exceptions import TerminationSignal
 
-        from flows.sweep import SweepRequest, sweep
+        from flows.sweep import SweepRequest, ended, sweep
 
         cap = max_usd or float(preset.max_usd)
         request = SweepRequest(preset=preset_name, mode="run", max_usd=cap, server=server, label=label)
@@ -66,6 +66,11 @@ def run_sweep(
         except (TerminationSignal, KeyboardInterrupt, asyncio.CancelledError):
             render.warn("stopped; what was created has been deleted, `tokensweep leaks` proves it")
             return exit_code()
+        except Exception as exc:
+            if not ended or isinstance(exc, TokensweepError):
+                raise
+            render.warn(f"Prefect's API has gone, what it shows of this sweep is incomplete: {type(exc).__name__}")
+            result = ended[0]
         finally:
             flush_prefect()
     services = open_services(settings)

@@ -85,10 +85,11 @@ async def server(order: ServerOrder) -> ServerReport:
     """Run one server to its end. Never raises for what a server can do wrong: that is in the report and the lake."""
     async with through_the_gate():
         with stops_on_signals():
-            return await _server(order)
+            return await run_server(order)
 
 
-async def _server(order: ServerOrder) -> ServerReport:
+async def run_server(order: ServerOrder) -> ServerReport:
+    """The work of the subflow; also runs without Prefect, where that has gone in the middle of a sweep."""
     services = open_services()
     plan = RunPlan.from_json(order.plan)
     engine = await in_thread(ensure_engine, services.settings.cache_dir)

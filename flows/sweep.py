@@ -14,7 +14,7 @@ from prefect import flow, get_run_logger, tags
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.server import ServerOrder, ServerReport, reports, server, start_gate
+from flows.server import ServerOrder, ServerReport, reports, run_server, server, start_gate
 from flows.stopping import stops_on_signals
 from tasks.artifacts import SweepProgress, publish_leaks, publish_plan, publish_results
 from tasks.clouds.base import Cloud
@@ -96,6 +96,10 @@ class SweepResult(BaseModel):
     left: int = 0
 
 
+ended: list[SweepResult] = []
+"""The last sweep of this process, known even when Prefect could not store its end."""
+
+
 @flow(
     name="sweep",
     flow_run_name="sweep/{request.name}-{request.mode}",
@@ -130,11 +134,12 @@ async def _sweep(request: SweepRequest) -> SweepResult:
     if not prepared.to_run():
         return result.model_copy(update={"status": "over_budget" if prepared.plan.over_budget else "nothing_to_do"})
     _refuse_a_second_start(services, prepared.plan.sweep_id)
-    reports = await _fan_out(prepared, services, engine)
+    server_reports = await _fan_out(prepared, services, engine)
     left = await _prove(prepared, services)
-    failed = [r for r in reports if r.outcome in ("failed", "interrupted")]
+    failed = [r for r in server_reports if r.outcome in ("failed", "interrupted")]
     status = "some_failed" if failed else "completed"
-    return result.model_copy(update={"status": status, "servers": reports, "left": left})
+    ended[:] = [result.model_copy(update={"status": status, "servers": server_reports, "left": left})]
+    return ended[0]
 
 
 async def _clean_up_first(services: Services, log: Any) -> None:
@@ -167,7 +172,8 @@ async def _fan_out(prepared: PreparedSweep, services: Services, engine: Engine) 
     gate = asyncio.Semaphore(STARTS_AT_ONCE)
     start_gate.set(gate)
     log = get_run_logger()
-    progress = await SweepProgress.begin(prepared.plan.sweep_id, len(chosen))
+    progress = SweepProgress(prepared.plan.sweep_id, len(chosen))
+    await progress.begin()
 
     async def one(planned: PlannedServer, urls: dict[str, str]) -> ServerReport:
         async with places:
@@ -176,7 +182,7 @@ async def _fan_out(prepared: PreparedSweep, services: Services, engine: Engine) 
             order = await in_thread(_order, prepared, planned, services, urls)
             await gate.acquire()
             log.info("%s: started, at most %s USD", order.server, planned.high_usd)
-            report = await _guarded(order)
+            report = await _guarded(order, services)
             log.info("%s: %s %s %s", report.server, report.outcome, report.reason, report.detail)
             await progress.done(report.server, report.outcome)
             return report
@@ -193,15 +199,18 @@ async def _fan_out(prepared: PreparedSweep, services: Services, engine: Engine) 
             raise
 
 
-async def _guarded(order: ServerOrder) -> ServerReport:
+async def _guarded(order: ServerOrder, services: Services) -> ServerReport:
     """A subflow that fails in a way nobody foresaw (Prefect's API gone, say) must not take the others with it."""
     try:
         with tags(order.vendor, f"sweep:{order.sweep_id}"):
             return await server(order)
     except Exception as exc:
-        get_run_logger().exception("%s: the subflow failed", order.server)
-        if order.server_run_id in reports:
+        if order.server_run_id in reports:  # it ran; only Prefect could not store how it ended
             return reports[order.server_run_id]
+        if not isinstance(exc, TokensweepError) and services.ledger.server_run(order.server_run_id) is None:
+            get_run_logger().warning("%s runs without Prefect, which cannot be reached: %s", order.server, exc)
+            return await run_server(order)
+        get_run_logger().error("%s: %s", order.server, exc)
         reason = exc.reason if isinstance(exc, TokensweepError) else type(exc).__name__
         return ServerReport(
             server=order.server,

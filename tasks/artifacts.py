@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import re
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec
 from uuid import UUID
 
 from prefect.artifacts import (
@@ -20,12 +23,26 @@ from tasks.publish import results
 from tasks.threads import in_thread
 from tasks.wiring import Services
 
+P = ParamSpec("P")
+PUBLISH_S = 30.0
 
-def slug(text: str) -> str:
-    """An artifact key: lowercase letters, digits and dashes only."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+logger = logging.getLogger(__name__)
 
 
+def best_effort(publish: Callable[P, Awaitable[None]]) -> Callable[P, Awaitable[None]]:
+    """What is only shown must not end a sweep when Prefect's API is away: then it is logged, and not shown."""
+
+    @wraps(publish)
+    async def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            await asyncio.wait_for(publish(*args, **kwargs), PUBLISH_S)
+        except Exception as exc:
+            logger.warning("%s: not shown: %s: %s", publish.__name__, type(exc).__name__, exc)
+
+    return guarded
+
+
+@best_effort
 async def publish_plan(plan: SweepPlan) -> None:
     rows = [
         {
@@ -46,22 +63,28 @@ async def publish_plan(plan: SweepPlan) -> None:
 class SweepProgress:
     """Servers done out of all, as a bar that moves."""
 
-    def __init__(self, artifact_id: UUID, total: int) -> None:
-        self.artifact_id, self.total, self.n_done = artifact_id, total, 0
+    def __init__(self, sweep_id: str, total: int) -> None:
+        self.sweep_id, self.total, self.n_done = sweep_id, total, 0
+        self.artifact_id: UUID | None = None
 
-    @classmethod
-    async def begin(cls, sweep_id: str, total: int) -> SweepProgress:
+    @best_effort
+    async def begin(self) -> None:
         created: Any = await acreate_progress_artifact(
-            progress=0.0, key="progress", description=f"{sweep_id}: servers done of {total}"
+            progress=0.0, key="progress", description=f"{self.sweep_id}: servers done of {self.total}"
         )
-        return cls(created, total)
+        self.artifact_id = created
 
+    @best_effort
     async def done(self, server: str, outcome: str) -> None:
         self.n_done += 1
         text = f"{self.n_done} of {self.total} servers done; last: {server} ({outcome})"
-        await aupdate_progress_artifact(self.artifact_id, progress=100.0 * self.n_done / self.total, description=text)
+        if self.artifact_id is not None:
+            await aupdate_progress_artifact(
+                self.artifact_id, progress=100.0 * self.n_done / self.total, description=text
+            )
 
 
+@best_effort
 async def publish_results(services: Services, sweep_id: str) -> None:
     """The closing table: one row per server and model, a column per length, with the reason where there is no speed."""
     rows: dict[tuple[str, str], dict[str, Any]] = {}
@@ -87,6 +110,7 @@ def cell_text(cell: dict[str, Any]) -> str:
     return text if cell["outcome"] == "measured" else f"{text} ({cell['reason']})"
 
 
+@best_effort
 async def publish_leaks(report: LeakReport) -> None:
     """Published when there is nothing too: that is the proof."""
     lines = ["# Nothing is left" if report.clean else f"# {len(report.items)} resources are left behind", ""]

@@ -91,6 +91,14 @@ class Preset(BaseModel):
         return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
+def _where(exc: yaml.YAMLError) -> str:
+    """The problem with its place, on one line."""
+    mark, problem = getattr(exc, "problem_mark", None), getattr(exc, "problem", None)
+    if mark is None or problem is None:
+        return str(exc).splitlines()[0]
+    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}"
+
+
 def preset_names(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(p.stem for p in folder.glob("*.yaml")))
 
@@ -106,7 +114,9 @@ def load_preset(name: str, folder: Path, overrides: dict[str, Any] | None = None
     try:
         raw = yaml.safe_load(path.read_text())
     except yaml.YAMLError as exc:
-        raise ConfigError(f"Preset {path} is not valid YAML: {exc}", next_step="Mend the file and try again.") from exc
+        raise ConfigError(
+            f"Preset {path} is not valid YAML: {_where(exc)}.", next_step="Mend the file and try again."
+        ) from exc
     if not isinstance(raw, dict):
         raise ConfigError(f"Preset {path} must be a mapping of field to value.", next_step="See docs/presets.md.")
     try:

@@ -170,7 +170,7 @@ def _explained(lake: Lake) -> Iterator[None]:
         yield
     except pl.exceptions.DuplicateError as exc:
         raise ConfigError(f"The query gives two columns one name: {exc}.", next_step="Name them with AS.") from exc
-    except duckdb.Error as exc:
+    except (duckdb.Error, pl.exceptions.ComputeError) as exc:  # rows reach Polars as a stream that may break
         damaged = [] if isinstance(exc, _OF_THE_SQL) else _damaged_data(lake)
         if damaged:
             raise LandingError(

@@ -25,15 +25,16 @@ pytestmark = pytest.mark.lab
 @pytest.fixture(scope="module")
 def environment() -> dict[str, str]:
     """What llama-bench of the cache needs to run here; skips where no build of it does."""
-    runtime = default_directory().parent / "runtime"
-    for build in sorted((runtime / "builds").glob("*"), reverse=True):
+    cache = default_directory().parent / "runtime"
+    for build in sorted(cache.glob("*/builds/*")):
+        runtime = build.parent.parent
         libraries = f"{runtime / 'lib'}:{build}"
         environment = {**os.environ, "LD_LIBRARY_PATH": libraries, "OMP_WAIT_POLICY": "passive"}
         environment["LLAMA_BENCH"] = str(runtime / "bin" / "llama-bench")
         tried = subprocess.run([environment["LLAMA_BENCH"], "--version"], env=environment, capture_output=True)
         if tried.returncode == 0:
             return environment
-    pytest.skip(f"no llama.cpp runtime for this CPU in {runtime}")
+    pytest.skip(f"no llama.cpp runtime for this CPU in {cache}")
 
 
 def llama_bench(environment: dict[str, str], model: Path, *arguments: str) -> subprocess.Popen[str]:
