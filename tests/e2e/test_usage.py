@@ -33,11 +33,14 @@ WRONG_FILES = {
 
 
 def assert_refused(done: Done, *names: str) -> None:
-    """One short message, no traceback."""
+    """One message, no traceback, nothing of Prefect's."""
     assert done.rc == 2, str(done)
-    lines = [line for line in done.err.splitlines() if not line.endswith((" runtime", " reap", " plan"))]
-    assert len(lines) == 1 and lines[0].startswith("tokensweep: ") and "Traceback" not in done.err, done.err
-    assert [name for name in names if name not in lines[0]] == [], lines[0]
+    message = "".join(
+        f"{line}\n" for line in done.err.splitlines() if not line.endswith((" runtime", " reap", " plan"))
+    )
+    assert message.startswith("tokensweep: ") and message.count("tokensweep: ") == 1, message
+    assert "Traceback" not in message and "ERROR" not in message, message
+    assert [name for name in names if name not in message] == [], message
 
 
 def assert_nothing_was_created(product: Product) -> None:
