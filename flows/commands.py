@@ -8,11 +8,10 @@ import sys
 import time
 from dataclasses import asdict
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 
 from flows import render
 from flows.embedded import flush_prefect, prefect_api
-from flows.stopping import exit_code
 from tasks.domain.errors import ConfigError, TokensweepError
 from tasks.settings import Settings
 from tasks.wiring import open_services
@@ -55,6 +54,7 @@ def run_sweep(
     with prefect_api(settings.home) as wait_for_api:
         from prefect.exceptions import TerminationSignal
 
+        from flows.stopping import exit_code
         from flows.sweep import SweepRequest, ended, sweep
 
         cap = max_usd or float(preset.max_usd)
@@ -62,7 +62,7 @@ def run_sweep(
         wait_for_api()
         try:
             with render.progress():
-                result = asyncio.run(sweep(request))
+                result = cast("Any", asyncio.run(sweep(request)))
         except (TerminationSignal, KeyboardInterrupt, asyncio.CancelledError):
             render.warn("stopped; what was created has been deleted, `tokensweep leaks` proves it")
             return exit_code()

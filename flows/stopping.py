@@ -12,7 +12,11 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from uuid import UUID
 
+from prefect.client.schemas.objects import StateType
+
+ASK_PREFECT_S = 5.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 _root: asyncio.Task[object] | None = None
@@ -53,3 +57,25 @@ def _stop(number: signal.Signals) -> None:
     _came = number
     if _root is not None:
         _root.cancel()
+
+
+async def was_cancelled_in_prefect() -> bool:
+    """Whether somebody cancelled this flow run in the UI or by the API, which then sends us SIGTERM.
+
+    Our handler stands where Prefect's stood, so Prefect would take the end of the flow for a crash. True also takes
+    the cancellation off the task, so that the flow can return its state.
+    """
+    from prefect import get_client
+    from prefect.runtime import flow_run
+
+    task = asyncio.current_task()
+    if task is None or not flow_run.id:
+        return False
+    while task.uncancel():
+        pass
+    try:
+        async with asyncio.timeout(ASK_PREFECT_S), get_client() as client:
+            found = await client.read_flow_run(UUID(flow_run.id))
+    except Exception:
+        return False  # without an API there is nobody who could have cancelled there
+    return found.state is not None and found.state.type == StateType.CANCELLING

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prefect import flow, get_run_logger, tags
+from prefect.client.schemas.objects import State
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+from prefect.states import Cancelled
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.server import ServerOrder, ServerReport, reports, run_server, server, start_gate
-from flows.stopping import stops_on_signals
+from flows.stopping import stops_on_signals, was_cancelled_in_prefect
 from tasks.artifacts import SweepProgress, publish_leaks, publish_plan, publish_results
 from tasks.clouds.base import Cloud
 from tasks.domain.errors import ConfigError, TokensweepError
@@ -105,10 +107,15 @@ ended: list[SweepResult] = []
     flow_run_name="sweep/{request.name}-{request.mode}",
     description="Measure a set of servers with a ladder of models; see the parameters.",
 )
-async def sweep(request: SweepRequest) -> SweepResult:
+async def sweep(request: SweepRequest) -> SweepResult | State[Any]:
     """Plan the sweep and, with mode=run, carry it out. Starting it again takes up where it stopped."""
-    with stops_on_signals():
-        return await _sweep(request)
+    try:
+        with stops_on_signals():
+            return await _sweep(request)
+    except asyncio.CancelledError:
+        if not await was_cancelled_in_prefect():
+            raise
+        return Cancelled(message="cancelled; every server has been deleted")
 
 
 async def _sweep(request: SweepRequest) -> SweepResult:
