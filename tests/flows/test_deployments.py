@@ -104,10 +104,12 @@ def test_a_run_without_a_money_cap_is_refused_by_the_server(
             prefect.post(create, {"parameters": {"request": request}})
 
 
-def execute(worker: Product, prefect: Prefect, deployment: dict[str, Any], request: dict[str, Any]) -> str:
+def execute(
+    worker: Product, prefect: Prefect, deployment: dict[str, Any], request: dict[str, Any] | None = None
+) -> str:
     """Create a flow run, and execute it by the command with which a worker's process does; returns its id."""
     path = f"/deployments/{deployment['id']}/create_flow_run"
-    flow_run_id: str = prefect.post(path, {"parameters": {"request": request}})["id"]
+    flow_run_id: str = prefect.post(path, {"parameters": {"request": request} if request else {}})["id"]
     prefect_command(worker, "flow-run", "execute", flow_run_id)
     return flow_run_id
 
@@ -135,6 +137,22 @@ def test_a_run_that_goes_round_the_form_meets_the_check_of_the_flow(
     run = prefect.flow_run(flow_run_id)
     assert run["state_type"] == "FAILED" and "money cap" in run["state"]["message"], run["state"]
     assert prefect.subflow_runs(flow_run_id) == [] and worker.remains() == []
+
+
+def test_the_cron_reaper_ends_what_a_dead_controller_left(
+    deployments: dict[str, dict[str, Any]], prefect: Prefect, worker: Product
+) -> None:
+    running = worker.start("run", "--yes", worker.preset(pp=[16, 128, 512]))
+    running.wait_for(": run tiny-15m pp128")
+    running.kill()
+    running.end()
+    assert worker.servers()
+    flow_run_id = execute(worker, prefect, deployments["reap/cron"])
+    run = prefect.flow_run(flow_run_id)
+    assert (run["state_type"], run["name"]) == ("COMPLETED", "reap")
+    assert "Nothing is left" in prefect.artifacts(flow_run_id)["leaks"]["data"]
+    assert worker.samples(), "what was measured before is in the lake"
+    worker.assert_nothing_is_left()
 
 
 def assert_plan_only(prefect: Prefect, flow_run_id: str) -> None:
