@@ -216,7 +216,7 @@ def _text(value: Any) -> str | None:
 
 
 def _of_cell(raw: Mapping[str, Any]) -> dict[str, Any]:
-    return {n: as_column(PHASES.column(n), raw[n]) for n in ("model", "task", "n_tokens") if n in raw}
+    return {n: as_column(PHASES.column(n), raw[n]) for n in ("model", "task", "n_tokens") if raw.get(n)}
 
 
 def _end(download: Download, log: RunLog) -> float:

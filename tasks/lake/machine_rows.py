@@ -58,9 +58,8 @@ def hardware_rows(log: RunLog) -> Iterator[dict[str, Any]]:
         return
     probed = log.probed[1]
     record = probed.hardware if isinstance(probed.hardware, Mapping) else {}
-    found: dict[str, Any] = {name: at(record, path) or None for name, path in _HARDWARE_PATHS.items()}
+    found: dict[str, Any] = {name: at(record, path) for name, path in _HARDWARE_PATHS.items()}
     flags = at(record, ("cpu", "flags"))
-    found["is_virtual"] = at(record, _HARDWARE_PATHS["is_virtual"])
     found["cpu_flags"] = " ".join(str(f) for f in flags) if isinstance(flags, list) else flags
     found["n_cpus"] = probed.n_cpus
     found["memory_total_bytes"] = probed.memory_total_bytes
@@ -68,7 +67,7 @@ def hardware_rows(log: RunLog) -> Iterator[dict[str, Any]]:
     found["disk_free_bytes"] = probed.disk_free_bytes
     found["vram_free_bytes"] = sum(probed.vram_free_bytes) if probed.vram_free_bytes else None
     found.update(_gpu(record.get("gpus")))
-    row = {c.name: as_column(c, found.get(c.name)) for c in HARDWARE.own_columns}
+    row = {c.name: as_column(c, None if found.get(c.name) == "" else found.get(c.name)) for c in HARDWARE.own_columns}
     steady = {name: value for name, value in row.items() if name not in _UNSTEADY}
     row["fingerprint_sha256"] = hashlib.sha256(as_json(steady).encode()).hexdigest()
     row["hardware_json"] = as_json(record)

@@ -302,6 +302,7 @@ TELEMETRY = Table(
         _c("cgroup_memory_used_bytes", I64, "B", "Memory in use under the server's own limit."),
         _c("net_rx_bytes_per_s", F64, "B/s", "Received, loopback left out."),
         _c("net_tx_bytes_per_s", F64, "B/s", "Sent, loopback left out."),
+        _c("loopback_bytes_per_s", F64, "B/s", "Over loopback, where downloads of loopback servers come from."),
         _c("bench_cpus", F64, "", "CPUs' worth of time that llama-bench used."),
         _c("bench_rss_bytes", I64, "B", "Resident memory of llama-bench."),
         _c("bench_preemptions_per_s", F64, "1/s", "How often llama-bench was put off a CPU."),
