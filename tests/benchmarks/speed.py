@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,7 @@ from tests.benchmarks.result import Result, Table
 from tests.benchmarks.spread import speed_ratios, spread
 from tests.benchmarks.workbench import CpuSet, Workbench, fixed_plan, ladder, of_kind
 
-MODEL, LENGTHS = "smollm-135m", ((PP, 128), (PP, 512), (TG, 32), (TG, 128))
+MODEL, LENGTHS = "smollm-135m", ((PP, 128), (PP, 256), (TG, 32), (TG, 64))
 QUICK_MODEL, QUICK_LENGTHS = "tiny-15m", ((PP, 64), (TG, 16))
 N_REPEATS = 2
 LEAST_ROUNDS = 3
@@ -24,11 +23,27 @@ TARGET = 0.02
 
 
 @dataclass
-class Seen:
-    """Median seconds of each cell, round by round, of one CPU set."""
+class Samples:
+    """Seconds of one cell's repeats, one list for each process."""
 
-    bare_s: dict[Cell, list[float]] = field(default_factory=lambda: defaultdict(list))
-    agent_s: dict[Cell, list[float]] = field(default_factory=lambda: defaultdict(list))
+    processes: list[list[float]] = field(default_factory=list)
+
+    @property
+    def medians_s(self) -> list[float]:
+        return [median(samples_s) for samples_s in self.processes]
+
+    @property
+    def fastest_s(self) -> float:
+        """What neighbours disturbed least; they only ever slow things down."""
+        return min(min(samples_s) for samples_s in self.processes)
+
+
+@dataclass
+class Seen:
+    """What was measured on one CPU set, round by round."""
+
+    bare: dict[Cell, Samples] = field(default_factory=lambda: defaultdict(Samples))
+    agent: dict[Cell, Samples] = field(default_factory=lambda: defaultdict(Samples))
     agent_cpu_share: list[float] = field(default_factory=list)
 
 
@@ -55,8 +70,8 @@ def _one_round(
     bare = bare or bench.bare(model, cells, N_REPEATS, where)
     for row in of_kind(events, "BenchRow"):
         cell = Cell(**row["cell"])
-        seen.agent_s[cell].append(median(row["samples_s"]))
-        seen.bare_s[cell].append(median(bare.samples_s[cell]))
+        seen.agent[cell].processes.append(row["samples_s"])
+        seen.bare[cell].processes.append(bare.samples_s[cell])
     seen.agent_cpu_share.append(_agent_cpu_share(events))
 
 
@@ -74,35 +89,43 @@ def _result(bench: Workbench, model: ModelSpec, cells: list[Cell], seen: dict[Cp
     where = next(iter(seen))
     argv = [*where.pin(), *bench.command(bench.models_dir / model.file, cells, N_REPEATS, where.n_threads)]
     result.settings["command"] = " ".join(argv).replace(str(bench.cache_dir), "~/.cache/tokensweep")
-    by_cell = Table("each cell", ["cell", "by hand, tok/s", "agent, tok/s", "agent to hand", "hand to hand"], [])
     by_task = Table("each task", ["task", "agent to hand", "hand to hand", "agent's own CPU share"], [])
+    by_cell = Table(
+        "each cell",
+        ["cell", "by hand, tok/s", "agent, tok/s", "agent to hand", "hand to hand", "fastest to fastest"],
+        [],
+    )
     for where, found in seen.items():
         for task in (PP, TG):
-            mine = [cell for cell in found.bare_s if cell.task == task]
-            ratios = list(itertools.chain(*(speed_ratios(found.agent_s[c], found.bare_s[c]) for c in mine)))
-            control = list(itertools.chain(*(_hand_to_hand(found.bare_s[c]) for c in mine)))
+            mine = [cell for cell in found.bare if cell.task == task]
+            ratios = [r for c in mine for r in speed_ratios(found.agent[c].medians_s, found.bare[c].medians_s)]
+            control = [r for c in mine for r in _hand_to_hand(found.bare[c])]
             whole = spread(ratios)
             share = f"{median(found.agent_cpu_share):.2%}"
             by_task.rows.append([f"{where.name}: {task}", whole.ratio(), spread(control).ratio(), share])
-            result.raw[f"{where.name}: {task}"] = {"ratios": ratios, "hand_to_hand": control}
             verdict = "within" if abs(whole.median - 1) <= TARGET else "NOT within"
             result.findings.append(f"{where.name}, {task}: {whole.ratio()}, {verdict} {TARGET:.0%}")
-        by_cell.rows += [_cell_row(where, cell, found) for cell in found.bare_s]
+        by_cell.rows += [_cell_row(where, cell, found) for cell in found.bare]
+        result.raw[where.name] = {
+            str(cell): {"by_hand_s": found.bare[cell].processes, "agent_s": found.agent[cell].processes}
+            for cell in found.bare
+        }
     result.tables = [by_task, by_cell]
     return result
 
 
-def _hand_to_hand(bare_s: list[float]) -> list[float]:
+def _hand_to_hand(bare: Samples) -> list[float]:
     """How much two processes by hand differ that ran as far apart as a pair: what this machine can tell at all."""
-    return speed_ratios(bare_s[1:], bare_s[:-1])
+    return speed_ratios(bare.medians_s[1:], bare.medians_s[:-1])
 
 
 def _cell_row(where: CpuSet, cell: Cell, seen: Seen) -> list[str]:
-    bare_s, agent_s = seen.bare_s[cell], seen.agent_s[cell]
+    bare, agent = seen.bare[cell], seen.agent[cell]
     return [
         f"{where.name}: {cell.task}{cell.n_tokens}",
-        f"{cell.n_tokens / median(bare_s):.1f}",
-        f"{cell.n_tokens / median(agent_s):.1f}",
-        spread(speed_ratios(agent_s, bare_s)).ratio(),
-        spread(_hand_to_hand(bare_s)).ratio(),
+        f"{cell.n_tokens / median(bare.medians_s):.1f}",
+        f"{cell.n_tokens / median(agent.medians_s):.1f}",
+        spread(speed_ratios(agent.medians_s, bare.medians_s)).ratio(),
+        spread(_hand_to_hand(bare)).ratio(),
+        f"{bare.fastest_s / agent.fastest_s:.3f}",
     ]

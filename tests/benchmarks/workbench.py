@@ -104,7 +104,14 @@ class Workbench:
         """Run llama-bench as a person would, and wait for it."""
         argv = [*where.pin(), *self.command(self.models_dir / model.file, cells, n_repeats, where.n_threads)]
         began = time.monotonic()
-        done = subprocess.run(argv, env=self.environment(), capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            argv,
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+            start_new_session=True,  # as in a login of its own: with autogroups, sessions share the CPUs equally
+        )
         wall_s = time.monotonic() - began
         if done.returncode != 0:
             raise RuntimeError(f"{' '.join(argv)} ended with rc {done.returncode}: {done.stderr[-500:]}")
