@@ -28,7 +28,7 @@ OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
 
 
 def _tells_of_trouble(text: bytes) -> bool:
-    """Plain words first: they take a tenth of the expression's time, and -v writes a thousand lines before each cell."""
+    """Plain words first: a tenth of the time of the expression, and -v writes a thousand lines before each cell."""
     lower = text.lower()
     return any(hint in lower for hint in TROUBLE_HINTS) and TROUBLE.search(text) is not None
 
