@@ -71,14 +71,19 @@ def timeline(events: list[dict[str, Any]]) -> Timeline:
             since_s = event["t_s"]
         elif event["kind"] in ("DownloadResumed", "DownloadFinished") and since_s is not None:
             paused_s, since_s = paused_s + event["t_s"] - since_s, None
+    # A download may be paused before its process could say that it has started.
     return Timeline(
-        _spans(events, "DownloadStarted", "DownloadFinished"),
-        _spans(events, "BenchStarted", "BenchExited"),
+        _spans(events, ("DownloadStarted", "DownloadPaused"), "DownloadFinished"),
+        _spans(events, ("BenchStarted",), "BenchExited"),
         paused_s,
         events[-1]["t_s"],
     )
 
 
-def _spans(events: list[dict[str, Any]], begins: str, ends: str) -> tuple[Span, ...]:
+def _spans(events: list[dict[str, Any]], begins: tuple[str, ...], ends: str) -> tuple[Span, ...]:
     ended_s = {event["model"]: event["t_s"] for event in of_kind(events, ends)}
-    return tuple(Span(e["model"], e["t_s"], ended_s[e["model"]]) for e in of_kind(events, begins))
+    began_s: dict[str, float] = {}
+    for event in events:
+        if event["kind"] in begins:
+            began_s.setdefault(event["model"], event["t_s"])
+    return tuple(Span(model, t_s, ended_s[model]) for model, t_s in began_s.items())
