@@ -122,7 +122,7 @@ def token(intent_id: str, attempt: int, place: str) -> str:
 def billed_usd(usd_per_hour: Decimal, lifetime_s: float, minimum_s: int, increment_s: int) -> Decimal:
     """What a vendor charges for a lifetime: at least its minimum, in whole increments, rounded up to a nano-dollar."""
     increment_s = max(1, increment_s)
-    n_increments = math.ceil(max(lifetime_s, minimum_s, 0) / increment_s)
+    n_increments = -(-math.ceil(max(lifetime_s, minimum_s, 0)) // increment_s)
     usd = usd_per_hour * n_increments * increment_s / 3600
     return usd.quantize(Decimal("1e-9"), rounding=ROUND_UP)
 

@@ -84,14 +84,16 @@ def test_no_row_is_lost_when_ssh_is_cut_for_20_s(product: Product, tmp_path: Pat
 
 
 def assert_whole(product: Product) -> None:
-    """Every cell once and measured, with as many samples as llama-bench's own row has."""
+    """Every cell once and measured, with the samples of llama-bench's own row."""
     cells = product.cells()
     assert len(cells) == N_CELLS and {outcome for outcome, _ in cells.values()} == {"measured"}
     (run,) = product.query("SELECT n_events_missing, n_events_unreadable, n_measured FROM server_runs")
     assert run == {"n_events_missing": 0, "n_events_unreadable": 0, "n_measured": N_CELLS}
-    rows = product.query("SELECT server, model, task, n_tokens, bench_row_json FROM cells")
+    rows = product.query("SELECT server, model, task, n_tokens, detail, bench_row_json FROM cells")
     samples = product.samples()
     for row in rows:
-        in_row = json.loads(row["bench_row_json"])["samples_ns"]
         seconds = samples[SERVER, row["model"], row["task"], row["n_tokens"]]
-        assert [round(s * 1e9) for s in seconds] == in_row
+        if row["bench_row_json"] is None:  # stopped once its interval was narrow enough: llama-bench gives no row then
+            assert "ci_half_width_ratio" in row["detail"] and len(seconds) >= 3
+        else:
+            assert [round(s * 1e9) for s in seconds] == json.loads(row["bench_row_json"])["samples_ns"]
