@@ -87,7 +87,11 @@ class Traits:
 
 @dataclass(frozen=True, kw_only=True)
 class ServerType:
-    """What a vendor sells. `places` are zones or regions, cheapest first."""
+    """What a vendor sells. `places` are zones or regions, cheapest first; `price_per_hour` is that of the cheapest.
+
+    prices: by place, where they differ. spot_prices: by place, empty where the vendor has none. memory_bytes,
+    disk_bytes (0: the boot disk is chosen at the create), gpu_memory_bytes (of one GPU).
+    """
 
     vendor: str
     name: str
@@ -102,6 +106,10 @@ class ServerType:
     price_read_unix_s: float
     gpus: int = 0
     gpu_model: str = ""
+    gpu_memory_bytes: int = 0
+    cpu_model: str = ""
+    prices: dict[str, Decimal] = field(default_factory=dict)
+    spot_prices: dict[str, Decimal] = field(default_factory=dict)
     link_bytes_per_s: float = 0.0
     exclusive: tuple[str, ...] = ()
     """Names of scarce things that it occupies (`local`: CPUs), so that a plan can tell what fits at once."""
@@ -109,7 +117,11 @@ class ServerType:
 
 @dataclass(frozen=True, kw_only=True)
 class CreateSpec:
-    """Everything a create needs. `name` and `token` derive from the intent, so a second call finds the first."""
+    """Everything a create needs. `name` and `token` derive from the intent, so a second call finds the first.
+
+    disk_bytes: the boot disk, 0 for the vendor's smallest that holds Ubuntu. arch, gpus: choose the image.
+    ssh_sources: CIDR networks that may reach port 22; empty for any.
+    """
 
     intent_id: str
     name: str
@@ -123,6 +135,10 @@ class CreateSpec:
     host_private_key: str
     host_public_key: str
     disk_bytes: int = 0
+    arch: str = "x86_64"
+    gpus: int = 0
+    spot: bool = False
+    ssh_sources: tuple[str, ...] = ()
     tags: dict[str, str] = field(default_factory=dict)
 
 
@@ -169,6 +185,16 @@ class Listing:
     problems: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One thing that `tokensweep doctor` looked at without creating anything. ok None: it could not be told."""
+
+    name: str
+    ok: bool | None
+    detail: str
+    next_step: str = ""
+
+
 class Cloud(Protocol):
     vendor: str
     traits: Traits
@@ -210,4 +236,6 @@ class Cloud(Protocol):
         """
         ...
 
-    def classify(self, exc: BaseException) -> Classified: ...
+    def classify(self, exc: BaseException) -> Classified:
+        """What an exception of the SDK means. What it does not know is UNKNOWN and may_exist. Never raises."""
+        ...
