@@ -1,4 +1,4 @@
-"""What the conformance suite and the crash enumeration need of a vendor: its module, and sight of what really exists."""
+"""What the conformance suite and the crash enumeration need of a vendor: its module, and sight of what exists."""
 
 from __future__ import annotations
 
