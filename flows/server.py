@@ -49,6 +49,9 @@ class ServerOrder(BaseModel):
     sweep_id: str
     max_usd_sweep: float
     plan: str
+    places: tuple[str, ...] = ()
+    disk_bytes: int = 0
+    spot: bool = False
 
 
 class ServerReport(BaseModel):
@@ -155,6 +158,10 @@ class _Run:
             server_type=self.server_type,
             deadline_unix_s=time.time() + self.plan.deadline_s + SETUP_S,
             cap_usd=_decimal(self.order.max_usd_sweep),
+            usd_per_hour=_decimal(self.plan.price_usd_per_hour),
+            places=self.order.places,
+            disk_bytes=self.order.disk_bytes,
+            spot=self.order.spot,
         )
         began = time.time()
         say(self.order.server, "create")

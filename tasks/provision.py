@@ -36,13 +36,21 @@ class ServerKeys:
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be created for one server run."""
+    """What is to be created for one server run.
+
+    places: where, in this order; empty for every place that sells it. usd_per_hour: the highest price of these places,
+    which is what money is reserved for. disk_bytes: the boot disk, 0 for the vendor's smallest.
+    """
 
     sweep_id: str
     server_run_id: str
     server_type: ServerType
     deadline_unix_s: float
     cap_usd: Decimal
+    usd_per_hour: Decimal
+    places: tuple[str, ...] = ()
+    disk_bytes: int = 0
+    spot: bool = False
 
 
 async def create(order: Order, services: Services, keys: ServerKeys, cancel: threading.Event) -> LiveServer:
@@ -51,7 +59,8 @@ async def create(order: Order, services: Services, keys: ServerKeys, cancel: thr
 
 
 def _create(order: Order, services: Services, keys: ServerKeys, cancel: threading.Event) -> LiveServer:
-    cloud = services.cloud(order.server_type.vendor)
+    kind = order.server_type
+    cloud = services.cloud(kind.vendor)
 
     def make_spec(draft: Draft) -> CreateSpec:
         return CreateSpec(
@@ -66,6 +75,11 @@ def _create(order: Order, services: Services, keys: ServerKeys, cancel: threadin
             client_public_key=keys.client.public,
             host_private_key=keys.host.private,
             host_public_key=keys.host.public,
+            disk_bytes=order.disk_bytes,
+            arch=kind.arch,
+            gpus=kind.gpus,
+            spot=order.spot,
+            ssh_sources=services.settings.ssh_source_networks,
         )
 
     def pause(seconds: float) -> None:
@@ -74,10 +88,10 @@ def _create(order: Order, services: Services, keys: ServerKeys, cancel: threadin
     request = ServerRequest(
         sweep_id=order.sweep_id,
         server_run_id=order.server_run_id,
-        server_type=order.server_type.name,
-        places=order.server_type.places,
+        server_type=kind.name,
+        places=order.places or kind.places,
         deadline_unix_s=order.deadline_unix_s,
-        usd_per_hour=order.server_type.price_per_hour,
+        usd_per_hour=order.usd_per_hour,
         cap_usd=order.cap_usd,
     )
     return create_server(

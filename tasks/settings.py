@@ -25,6 +25,9 @@ class Settings(BaseSettings):
     cache: Path | None = Field(default=None, description="runtimes and made models; default ~/.cache/tokensweep")
     presets: Path = Field(default=CHECKOUT / "deployments" / "presets")
     local_isolation: Literal["auto", "microvm", "loopback"] = "auto"
+    ssh_sources: str = Field(
+        default="", description="CIDR networks, by comma, from which servers may be reached over SSH; default any"
+    )
     connect_timeout_s: float = 120.0
     reconnect_give_up_s: float = 300.0
 
@@ -35,6 +38,10 @@ class Settings(BaseSettings):
     @property
     def ledger(self) -> str:
         return self.ledger_url or f"sqlite:///{self.home / 'ledger.sqlite'}"
+
+    @property
+    def ssh_source_networks(self) -> tuple[str, ...]:
+        return tuple(network.strip() for network in self.ssh_sources.split(",") if network.strip())
 
     @property
     def spool_dir(self) -> Path:

@@ -94,7 +94,7 @@ async def _start(
     bench: Workbench, services: Services, plan: RunPlan, server_type: str, run_id: str, spool_path: Any
 ) -> tuple[float, Any, list[dict[str, Any]]]:
     keys, cancel = ServerKeys(), threading.Event()
-    order = Order("benchmark", run_id, services.local().server_type(server_type), time.time() + 300.0, Decimal(1))
+    order = Order("benchmark", run_id, services.local().server_type(server_type), time.time() + 300.0, Decimal(1), Decimal(1))
     how = reach(await create(order, services, keys, cancel), keys, services, cancel)
     with how.connect() as session:
         ssh_ready_unix_s = time.time()
