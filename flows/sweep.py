@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
 from prefect import flow, get_run_logger, tags
 from prefect.client.schemas.objects import State
@@ -19,7 +20,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from flows.server import ServerOrder, ServerReport, reports, run_server, server, start_gate
 from flows.stopping import stops_on_signals, was_cancelled_in_prefect
 from tasks.artifacts import SweepProgress, publish_leaks, publish_plan, publish_results
-from tasks.clouds.base import Cloud
 from tasks.domain.errors import ConfigError, TokensweepError
 from tasks.domain.sweep_plan import PlannedServer
 from tasks.engine import Engine, ensure_engine
@@ -174,7 +174,6 @@ def _refuse_a_second_start(services: Services, sweep_id: str) -> None:
 async def _fan_out(prepared: PreparedSweep, services: Services, engine: Engine) -> list[ServerReport]:
     """One subflow per server, `max_parallel` at a time. When this is cancelled every server is torn down first."""
     chosen = prepared.to_run()
-    cloud = services.cloud(prepared.preset.vendor)
     places = asyncio.Semaphore(prepared.preset.max_parallel)
     gate = asyncio.Semaphore(STARTS_AT_ONCE)
     start_gate.set(gate)
@@ -184,7 +183,7 @@ async def _fan_out(prepared: PreparedSweep, services: Services, engine: Engine) 
 
     async def one(planned: PlannedServer, urls: dict[str, str]) -> ServerReport:
         async with places:
-            if not heartbeat_is_fresh(services, cloud.vendor):
+            if not heartbeat_is_fresh(services, planned.offer.vendor):
                 await in_thread(pass_of_the_reaper, services)
             order = await in_thread(_order, prepared, planned, services, urls)
             await gate.acquire()
@@ -195,8 +194,8 @@ async def _fan_out(prepared: PreparedSweep, services: Services, engine: Engine) 
             return report
 
     with ExitStack() as stack, temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-        urls = _serve_models(prepared, services, cloud, stack)
-        running = [asyncio.create_task(one(planned, urls.get(planned.offer.name, {}))) for planned in chosen]
+        urls = _serve_models(prepared, services, stack)
+        running = [asyncio.create_task(one(planned, urls.get(_key(planned), {}))) for planned in chosen]
         try:
             return list(await asyncio.gather(*running))
         except BaseException:
@@ -230,6 +229,7 @@ async def _guarded(order: ServerOrder, services: Services) -> ServerReport:
 
 def _order(prepared: PreparedSweep, planned: PlannedServer, services: Services, urls: dict[str, str]) -> ServerOrder:
     sweep_id, name = prepared.plan.sweep_id, planned.offer.name
+    kind = prepared.server_types[_key(planned)]
     # Random, not counted: a lost ledger must not make a new run overwrite the rows of an old one.
     server_run_id = f"{sweep_id}.{name}.{uuid.uuid4().hex[:8]}"
     return ServerOrder(
@@ -239,25 +239,41 @@ def _order(prepared: PreparedSweep, planned: PlannedServer, services: Services, 
         sweep_id=sweep_id,
         max_usd_sweep=float(prepared.plan.max_usd),
         plan=run_plan(prepared, planned, server_run_id, services, urls).to_json(),
+        places=kind.places,
+        disk_bytes=0 if kind.disk_bytes else planned.offer.disk_bytes,
+        spot=prepared.preset.spot,
     )
 
 
-def _serve_models(
-    prepared: PreparedSweep, services: Services, cloud: Cloud, stack: ExitStack
-) -> dict[str, dict[str, str]]:
-    """Serve files with random weights from this machine: URL by server type and model. Only local servers reach it."""
+def _key(planned: PlannedServer) -> str:
+    return f"{planned.offer.vendor}/{planned.offer.name}"
+
+
+def _serve_models(prepared: PreparedSweep, services: Services, stack: ExitStack) -> dict[str, dict[str, str]]:
+    """URL of each model by "vendor/server type", where it is not the one of the catalogue: on a mirror of the user's
+    own, or, for local servers, on this machine. Raises ConfigError when a server has no way to made-up files."""
+    base = services.settings.models_url.rstrip("/")
+    if base:
+        mirror = {m.name: f"{base}/{quote(m.file)}" for m in prepared.models}
+        return dict.fromkeys(prepared.server_types, mirror)
     if prepared.preset.weights != "random":
         return {}
+    far = sorted({kind.vendor for kind in prepared.server_types.values()} - {"local"})
+    if far:
+        raise ConfigError(
+            f"Servers of {', '.join(far)} cannot reach the files with random weights, which lie on this machine.",
+            next_step="Use weights: real, or serve them and set TOKENSWEEP_MODELS_URL.",
+        )
     local = services.local()
     # A micro-VM's link is shaped by the kernel; a loopback server has none, so the file server shapes it.
     shaped_here = local.isolation == "loopback"
-    links = {name: t.link_bytes_per_s for name, t in prepared.server_types.items()} if shaped_here else {}
+    links = {k.name: k.link_bytes_per_s for k in prepared.server_types.values()} if shaped_here else {}
     folder = services.settings.cache_dir / "models"
     files = stack.enter_context(ModelServer(folder, local.model_host(), links=links))
     stack.callback(local.close)
     return {
-        name: {m.name: files.url(m.file, link=name if name in links else None) for m in prepared.models}
-        for name in prepared.server_types
+        key: {m.name: files.url(m.file, link=kind.name if kind.name in links else None) for m in prepared.models}
+        for key, kind in prepared.server_types.items()
     }
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
+from fnmatch import fnmatchcase
 
-from tasks.clouds.base import Cloud, ServerType
+from tasks.clouds.base import Cloud, ServerType, Traits
 from tasks.domain.cells import Cell
 from tasks.domain.errors import ConfigError, UnsupportedError
 from tasks.domain.policies import policy_for
@@ -20,11 +22,12 @@ from tasks.presets import Preset
 from tasks.wiring import Services
 
 OVERHEAD_S = 300.0  # create, connect, upload and teardown, beside the deadline of the run itself
+SYSTEM_DISK_BYTES = 12 * 10**9  # Ubuntu 24.04 with room for its logs, and the runtime
 
 
 @dataclass(frozen=True)
 class PreparedSweep:
-    """A plan with all that is needed to carry it out."""
+    """A plan with all that is needed to carry it out. server_types: by "vendor/name", with the wanted places."""
 
     preset: Preset
     plan: SweepPlan
@@ -35,12 +38,36 @@ class PreparedSweep:
         return self.plan.to_run()
 
 
-def server_types(cloud: Cloud, names: Sequence[str]) -> dict[str, ServerType]:
-    """The types by name, or the vendor's defaults. Raises ConfigError for a name that the vendor does not sell."""
+def server_types(cloud: Cloud, wanted: Sequence[str]) -> dict[str, ServerType]:
+    """The types by name, patterns expanded over the catalogue, or the vendor's defaults. Raises ConfigError for a name
+    that the vendor does not sell and for a pattern that fits none."""
+    names: list[str] = []
+    for entry in wanted or cloud.default_server_types():
+        if not _is_pattern(entry):
+            names.append(entry)
+            continue
+        fitting = [kind.name for kind in cloud.catalog() if fnmatchcase(kind.name, entry)]
+        if not fitting:
+            raise ConfigError(
+                f"{cloud.vendor}: no server type is named like {entry!r}.",
+                next_step=f"For example, there are: {', '.join(k.name for k in cloud.catalog()[:5])}.",
+            )
+        names += fitting
     try:
-        return {name: cloud.server_type(name) for name in names or cloud.default_server_types()}
+        return {name: cloud.server_type(name) for name in dict.fromkeys(names)}
     except UnsupportedError as exc:
         raise ConfigError(exc.message, reason=exc.reason, next_step=exc.next_step or "Nothing was started.") from exc
+
+
+def _is_pattern(entry: str) -> bool:
+    return any(sign in entry for sign in "*?[")
+
+
+def in_places(kind: ServerType, wanted: Sequence[str]) -> ServerType:
+    """The type with only those of its places that are wanted, and the price of the cheapest of them."""
+    places = tuple(place for place in kind.places if not wanted or any(fnmatchcase(place, w) for w in wanted))
+    prices = {place: price for place, price in kind.prices.items() if place in places}
+    return replace(kind, places=places, prices=prices, price_per_hour=min(prices.values(), default=kind.price_per_hour))
 
 
 def model_specs(preset: Preset, services: Services) -> tuple[ModelSpec, ...]:
@@ -56,66 +83,86 @@ def model_specs(preset: Preset, services: Services) -> tuple[ModelSpec, ...]:
 
 def prepare(preset: Preset, services: Services, engine: Engine, *, label: str = "", only: str = "") -> PreparedSweep:
     """Plan the sweep. `only`: a single server type. A second call with the same lake gives the same plan."""
-    cloud = services.cloud(preset.vendor)
-    types = server_types(cloud, (only,) if only else preset.servers)
     models = model_specs(preset, services)
     sweep_id = preset.sweep_id(f"llama.cpp {engine.llama_cpp_commit}", label)
-    done = _done(services, sweep_id, models, preset)
-    policy = policy_for(preset.policy, preset.policy_options)
-    servers = [
-        plan_server(
-            _offer(server_type),
-            models,
-            preset.ladder(),
-            n_repeats=policy.n_repeats,
-            max_usd=preset.max_usd_per_server,
-            deadline_s=preset.deadline_s,
-            done=name in done,
-            billing_minimum_s=cloud.traits.billing_minimum_s,
-            billing_increment_s=cloud.traits.billing_increment_s,
-        )
-        for name, server_type in types.items()
-    ]
+    wanted = preset.model_copy(update={"servers": (only,)}).wanted() if only else preset.wanted()
+    types: dict[str, ServerType] = {}
+    servers: list[PlannedServer] = []
+    for vendor, names in wanted.items():
+        cloud = services.cloud(vendor)
+        done = _done(services, sweep_id, models, preset, vendor)
+        for name, sold in server_types(cloud, names).items():
+            kind = in_places(sold, preset.places)
+            types[f"{vendor}/{name}"] = kind
+            servers.append(_planned(kind, cloud.traits, models, preset, done=name in done))
     return PreparedSweep(preset, plan_sweep(sweep_id, servers, preset.max_usd), models, types)
 
 
-def _done(services: Services, sweep_id: str, models: Sequence[ModelSpec], preset: Preset) -> set[str]:
+def _planned(
+    kind: ServerType, traits: Traits, models: Sequence[ModelSpec], preset: Preset, *, done: bool
+) -> PlannedServer:
+    return plan_server(
+        _offer(kind, models, spot=preset.spot),
+        models,
+        preset.ladder(),
+        n_repeats=policy_for(preset.policy, preset.policy_options).n_repeats,
+        max_usd=preset.max_usd_per_server,
+        deadline_s=preset.deadline_s,
+        done=done,
+        cannot="" if kind.places else "it is not sold in any of the wanted places",
+        billing_minimum_s=traits.billing_minimum_s,
+        billing_increment_s=traits.billing_increment_s,
+    )
+
+
+def _done(services: Services, sweep_id: str, models: Sequence[ModelSpec], preset: Preset, vendor: str) -> set[str]:
     """Servers that need no further run: one has completed, or interrupted ones have measured every cell between
     them."""
     lake = open_lake(services.settings.lake_root)
     wanted = {Cell(m.name, step.task, step.n_tokens) for m in models for step in preset.ladder()}
-    whole = {server for server, cells in measured_cells(lake, sweep_id).items() if wanted <= set(cells)}
-    return set(completed_servers(lake, sweep_id)) | whole
+    measured = measured_cells(lake, sweep_id, vendor=vendor)
+    whole = {server for server, cells in measured.items() if wanted <= set(cells)}
+    return set(completed_servers(lake, sweep_id, vendor=vendor)) | whole
 
 
-def _offer(server_type: ServerType) -> Offer:
-    if server_type.currency != "USD":
-        raise UnsupportedError(
-            f"{server_type.vendor}: {server_type.name} is priced in {server_type.currency}, and no rate is known."
-        )
+def _offer(kind: ServerType, models: Sequence[ModelSpec], *, spot: bool) -> Offer:
+    """The highest price of the wanted places, since any of them may be where the server comes to be."""
+    prices = [price for place, price in (kind.spot_prices if spot else kind.prices).items() if place in kind.places]
+    price = max(prices, default=kind.price_per_hour)
     return Offer(
-        vendor=server_type.vendor,
-        name=server_type.name,
-        vcpus=server_type.vcpus,
-        memory_bytes=server_type.memory_bytes,
-        disk_bytes=server_type.disk_bytes,
-        usd_per_hour=server_type.price_per_hour,
-        link_bytes_per_s=server_type.link_bytes_per_s,
+        vendor=kind.vendor,
+        name=kind.name,
+        vcpus=kind.vcpus,
+        memory_bytes=kind.memory_bytes,
+        disk_bytes=kind.disk_bytes or boot_disk_bytes(models),
+        usd_per_hour=price if kind.currency == "USD" else _in_usd(kind, price),
+        link_bytes_per_s=kind.link_bytes_per_s,
     )
+
+
+def _in_usd(kind: ServerType, price: Decimal) -> Decimal:
+    raise UnsupportedError(f"{kind.vendor}: {kind.name} is priced in {kind.currency}, and no rate is known.")
+
+
+def boot_disk_bytes(models: Sequence[ModelSpec]) -> int:
+    """Where the disk is chosen at the create: the system, the two largest models (one runs while the next one comes),
+    and a tenth to spare, in whole GB."""
+    largest = sorted((m.planned_bytes for m in models), reverse=True)[:2]
+    return math.ceil((SYSTEM_DISK_BYTES + sum(largest) * 1.1) / 1e9) * 10**9
 
 
 def run_plan(
     prepared: PreparedSweep, server: PlannedServer, server_run_id: str, services: Services, urls: dict[str, str]
 ) -> RunPlan:
     """What the agent on this server is told. `urls`: by model, for files that we serve ourselves."""
-    preset = prepared.preset
+    preset, vendor = prepared.preset, server.offer.vendor
     specs = tuple(
         ModelSpec(**{**{k: getattr(m, k) for k in m.__dataclass_fields__}, "urls": (urls[m.name],)})
         if m.name in urls
         else m
         for m in prepared.models
     )
-    earlier = measured_cells(open_lake(services.settings.lake_root), prepared.plan.sweep_id)
+    earlier = measured_cells(open_lake(services.settings.lake_root), prepared.plan.sweep_id, vendor=vendor)
     measured = earlier.get(server.offer.name, {})
     return RunPlan(
         sweep_id=prepared.plan.sweep_id,

@@ -21,7 +21,7 @@ from tasks.domain.errors import ConfigError
 from tasks.domain.policies import POLICIES, policy_for
 from tasks.domain.run_plan import LadderStep
 
-Vendor = Literal["local"]
+VendorName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{1,20}$")]
 Tokens = Annotated[int, Field(gt=0, le=1_000_000)]
 
 
@@ -34,14 +34,20 @@ class Step(BaseModel):
 
 
 class Preset(BaseModel):
-    """A sweep. `servers: []` means the vendor's default selection."""
+    """A sweep. `servers: []` means the vendor's default selection.
+
+    An entry of `servers` is a server type, `vendor/type` for another vendor than the preset's, or a pattern of either
+    (`m7i.*`, `hetzner/c*`). places: patterns of zones or regions that may be used; empty for all.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")
     description: str = ""
-    vendor: Vendor = "local"
+    vendor: VendorName = "local"
     servers: tuple[str, ...] = ()
+    places: tuple[str, ...] = ()
+    spot: bool = False
     models: tuple[str, ...] = Field(min_length=1)
     weights: Literal["real", "random"] = "random"
     pp: tuple[Tokens | Step, ...] = ()
@@ -67,6 +73,15 @@ class Preset(BaseModel):
         self.ladder()
         return self
 
+    def wanted(self) -> dict[str, tuple[str, ...]]:
+        """Names and patterns of server types by vendor; empty for the vendor's own selection."""
+        by_vendor: dict[str, tuple[str, ...]] = {} if self.servers else {self.vendor: ()}
+        for entry in self.servers:
+            vendor, slash, name = entry.partition("/")
+            vendor, name = (vendor, name) if slash else (self.vendor, entry)
+            by_vendor[vendor] = (*by_vendor.get(vendor, ()), name)
+        return by_vendor
+
     def ladder(self) -> tuple[LadderStep, ...]:
         """The steps with their gates; the predecessor's table fills in gates that the preset does not give."""
         steps = []
@@ -87,6 +102,7 @@ class Preset(BaseModel):
     def sweep_id(self, engine: str, label: str = "") -> str:
         """Identifies the sweep: the same preset, engine and label give the same id."""
         what = self.model_dump(mode="json", exclude={"description", "max_parallel", "max_usd"})
+        what = {name: value for name, value in what.items() if name not in ("places", "spot") or value}
         text = json.dumps([what, engine, label], sort_keys=True)
         return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 

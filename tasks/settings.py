@@ -28,6 +28,9 @@ class Settings(BaseSettings):
     ssh_sources: str = Field(
         default="", description="CIDR networks, by comma, from which servers may be reached over SSH; default any"
     )
+    models_url: str = Field(
+        default="", description="where servers find the model files by name: a mirror of your own, over HTTP"
+    )
     connect_timeout_s: float = 120.0
     reconnect_give_up_s: float = 300.0
 

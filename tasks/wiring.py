@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from tasks.clouds.base import Cloud
@@ -27,7 +28,17 @@ def _local(settings: Settings) -> LocalCloud:
     return LocalCloud(settings.local_state_dir, settings.local_isolation)
 
 
-VENDORS: dict[str, Callable[[Settings], Cloud]] = {"local": _local}
+def _vendor(name: str) -> ModuleType:
+    return import_module(f"tasks.vendors.{name}")
+
+
+def _why_not(vendor: str) -> str:
+    """Why this vendor is not set up here, or "" when it is. `local` always is. Asks no network."""
+    return "" if vendor == "local" else str(_vendor(vendor).why_not_configured())
+
+
+VENDORS: tuple[str, ...] = ("local",)
+"""All but `local` are modules of `tasks.vendors`, imported when they are used: their SDKs take seconds."""
 
 
 def make_home(home: Path) -> None:
@@ -45,6 +56,7 @@ class Services:
     """What a flow or a command works with. Everything is opened at first use."""
 
     settings: Settings
+    _opened: dict[str, Cloud] = field(default_factory=dict, repr=False)
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -62,18 +74,31 @@ class Services:
             return Ledger.volatile(), False
 
     def cloud(self, vendor: str) -> Cloud:
-        """The vendor's module. Raises ConfigError for a vendor that there is not."""
+        """The vendor's module, opened once. Raises ConfigError for a vendor that there is not, or is not set up."""
         if vendor not in VENDORS:
             raise ConfigError(f"There is no vendor {vendor!r}.", next_step=f"Known: {', '.join(sorted(VENDORS))}.")
-        return VENDORS[vendor](self.settings)
+        if vendor not in self._opened:
+            if why_not := _why_not(vendor):
+                raise ConfigError(f"{vendor}: {why_not}", next_step=f"See docs/vendors/{vendor}.md.")
+            made = _local(self.settings) if vendor == "local" else _vendor(vendor).open_cloud()
+            self._opened[vendor] = made
+        return self._opened[vendor]
 
     def local(self) -> LocalCloud:
         """This machine as a vendor, for what only it can do: serve models to its servers."""
         return _local(self.settings)
 
     def clouds(self) -> list[Cloud]:
-        """Every vendor that is set up here."""
-        return [self.cloud(vendor) for vendor in VENDORS]
+        """Every vendor that is set up here, or that the ledger knows open resources of. Raises ConfigError for one of
+        the latter that is no longer set up: what it holds could not be listed."""
+        known = self._vendors_of_ledger()
+        return [self.cloud(vendor) for vendor in VENDORS if vendor in known or not _why_not(vendor)]
+
+    def _vendors_of_ledger(self) -> set[str]:
+        try:
+            return {row.vendor for row in self.ledger.open_rows()}
+        except LedgerError:
+            return set()  # the listing of those that are set up still counts
 
 
 def open_services(settings: Settings | None = None) -> Services:

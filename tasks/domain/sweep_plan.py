@@ -83,10 +83,12 @@ def plan_server(
     max_usd: Decimal,
     deadline_s: float,
     done: bool = False,
+    cannot: str = "",
     billing_minimum_s: int = 0,
     billing_increment_s: int = 1,
 ) -> PlannedServer:
-    """Plan one server; see PlannedServer. Overheads of create and teardown are taken as one minute."""
+    """Plan one server; see PlannedServer. `cannot`: why it cannot be had at all, "" if it can. Overheads of create and
+    teardown are taken as one minute."""
     overhead_s = 60.0
     link = offer.link_bytes_per_s or 125e6
     room = min(offer.memory_bytes, offer.disk_bytes)
@@ -102,7 +104,7 @@ def plan_server(
     def usd(seconds: float) -> Decimal:
         return cost_usd(seconds, offer.usd_per_hour, billing_minimum_s, billing_increment_s)
 
-    why = "measured already" if done else "no model fits into memory and disk" if not fitting else ""
+    why = "measured already" if done else cannot or ("" if fitting else "no model fits into memory and disk")
     names = tuple(m.name for m in fitting)
     return PlannedServer(offer, not why, why, names, low_s, high_s, usd(low_s), usd(high_s), usd(cap_s))
 

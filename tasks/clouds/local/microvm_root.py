@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.clouds.base import CreateSpec
+from tasks.clouds.guest import USERNAME
 from tasks.clouds.local import ssh
 from tasks.clouds.local.cgroups import Hierarchy
 from tasks.clouds.local.server_init import ENV_MARK, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY
@@ -114,14 +115,14 @@ def _files(spec: CreateSpec, record: Record, shape: Shape, mark: str) -> list[tu
     config = ssh.sshd_config(
         host_key="/etc/ssh/ssh_host_key",
         authorized_keys="/etc/ssh/authorized_keys",
-        user="root",
+        user=f"root {USERNAME}",
         environment=session_environment(mark),
         sftp="internal-sftp",
     )
     return [
         ("/etc/passwd", 0o644, _passwd()),
         ("/etc/group", 0o644, "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n"),
-        ("/etc/shadow", 0o600, "root:*::0:::::\nsshd:*::0:::::\nnobody:*::0:::::\n"),
+        ("/etc/shadow", 0o600, f"root:*::0:::::\n{USERNAME}:*::0:::::\nsshd:*::0:::::\nnobody:*::0:::::\n"),
         ("/etc/hostname", 0o644, f"{record.name}\n"),
         ("/etc/hosts", 0o644, f"127.0.0.1 localhost {record.name}\n::1 localhost\n"),
         ("/etc/machine-id", 0o444, f"{uuid.UUID(record.id).hex}\n"),
@@ -138,6 +139,7 @@ def _files(spec: CreateSpec, record: Record, shape: Shape, mark: str) -> list[tu
 def _passwd() -> str:
     return (
         f"root:x:0:0:root:{WORK_DIR}:{ssh.session_shell()}\n"
+        f"{USERNAME}:x:0:0:the user of cloud servers:{WORK_DIR}:{ssh.session_shell()}\n"
         "sshd:x:101:65534::/run/sshd:/usr/sbin/nologin\n"
         "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
     )
