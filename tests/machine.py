@@ -79,9 +79,10 @@ class Driver:
         raise AssertionError("the run does not end")
 
     def act(self) -> bool:
-        for action in self.conductor.next(self.now_s):
-            self.actions.append((self.now_s, action))
-            getattr(self, "do_" + type(action).__name__)(action)
+        while actions := self.conductor.next(self.now_s):
+            for action in actions:
+                self.actions.append((self.now_s, action))
+                getattr(self, "do_" + type(action).__name__)(action)
         self.decisions += self.conductor.drain_decisions()
         return self.conductor.finished
 

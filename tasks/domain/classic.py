@@ -79,6 +79,11 @@ class ClassicPolicy:
             return Verdict(remaining <= mean * self.download_wait_s, Reason.DOWNLOAD_TOO_SLOW, evidence)
         return Verdict(True, evidence=evidence)
 
+    def next_download_check_s(self, view: RunView, download: DownloadView, waiting_s: float) -> float:
+        if waiting_s > self.download_wait_s:
+            return view.now_s
+        return view.now_s + (1.0 if waiting_s <= 1.0 else self.download_wait_s - waiting_s + 0.001)
+
     def may_run_ahead(self, view: RunView, waiting_bytes: int, next_bytes: int) -> bool:
         return True
 

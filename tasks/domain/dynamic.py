@@ -41,6 +41,7 @@ class DynamicPolicy:
     download_wait_s: float = 900.0
     download_judge_s: float = 20.0
     download_optimism: float = 2.0
+    download_check_s: float = 5.0
     memory_ratio: float = 0.95
     run_ahead_memory_ratio: float = 0.5
 
@@ -177,6 +178,9 @@ class DynamicPolicy:
         evidence.update(optimistic_bytes_per_s=optimistic, eta_s=min(eta_s, 1e9), limit_s=limit_s)
         reason = Reason.DOWNLOAD_TOO_SLOW if self.download_wait_s <= view.remaining_s else view.end_reason
         return Verdict(eta_s <= limit_s, reason, evidence)
+
+    def next_download_check_s(self, view: RunView, download: DownloadView, waiting_s: float) -> float:
+        return view.now_s + self.download_check_s
 
     def may_run_ahead(self, view: RunView, waiting_bytes: int, next_bytes: int) -> bool:
         """Keep what waits for its turn in the page cache: a model read again from disk looks like a slow server."""

@@ -14,7 +14,15 @@ from typing import Any, Protocol, Sequence
 from tasks.domain.cells import Cell, CellResult, Outcome, Reason
 from tasks.domain.gguf import GgufHeader
 from tasks.domain.run_plan import LadderStep, ModelSpec, RunPlan
-from tasks.domain.stats import median
+from tasks.domain.stats import mean, median, sd
+
+TOO_SLOW = (
+    Reason.PREDICTED_TOO_SLOW,
+    Reason.MEASURED_TOO_SLOW,
+    Reason.SHORTER_CELL_TOO_SLOW,
+    Reason.SMALLER_MODEL_TOO_SLOW,
+)
+"""Reasons that speak of the speed of a cell."""
 
 
 @dataclass(frozen=True)
@@ -80,47 +88,73 @@ class RunView:
     load_s: dict[str, float] = field(default_factory=dict)
     finished_downloads: list[DownloadView] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self._steps = {(s.task, s.n_tokens): s for s in self.plan.ladder}
+        self._models = {m.name: m for m in self.plan.models}
+        self._shorter: dict[Cell, tuple[Cell, ...]] = {}
+        self._smaller: dict[str, tuple[ModelSpec, ...]] = {}
+        self._speeds: dict[Cell, float] = {}
+        self.noise: list[tuple[int, float]] = []
+        for result in self.results.values():
+            self._note_speed(result)
+
+    def add_result(self, result: CellResult) -> None:
+        """Take in how a cell ended."""
+        self.results[result.cell] = result
+        self._note_speed(result)
+
+    def _note_speed(self, result: CellResult) -> None:
+        """Keep what is asked for again and again: the speed, and how far its repeats lie apart.
+
+        `noise` has, for each cell with two repeats or more, its degrees of freedom and its variance as a share of
+        the squared mean.
+        """
+        samples = result.samples_s
+        if not samples:
+            return
+        self._speeds[result.cell] = result.cell.n_tokens / median(samples)
+        if len(samples) > 1:
+            centre = mean(samples)
+            self.noise.append((len(samples) - 1, (sd(samples) / centre) ** 2 if centre > 0 else 0.0))
+
     @property
     def remaining_s(self) -> float:
         """Seconds of work that deadline and money still allow."""
         return self.end_s - self.now_s
 
     def step(self, cell: Cell) -> LadderStep:
-        return next(s for s in self.plan.ladder if s.task == cell.task and s.n_tokens == cell.n_tokens)
+        """Raises KeyError for a cell that is not of the plan's ladder."""
+        return self._steps[cell.task, cell.n_tokens]
 
     def model(self, name: str) -> ModelSpec:
-        return next(m for m in self.plan.models if m.name == name)
+        return self._models[name]
 
     def tok_per_s(self, cell: Cell) -> float | None:
         """Median tokens/s of a cell that has at least one finished repeat."""
-        result = self.results.get(cell)
-        if result is None or not result.samples_s:
-            return None
-        return cell.n_tokens / median(result.samples_s)
+        return self._speeds.get(cell)
 
     def too_slow(self, cell: Cell) -> bool:
         """Whether the cell was stopped because its speed was, or was bound to be, below its gate."""
         result = self.results.get(cell)
-        return result is not None and (
-            result.reason
-            in (
-                Reason.PREDICTED_TOO_SLOW,
-                Reason.MEASURED_TOO_SLOW,
-                Reason.SHORTER_CELL_TOO_SLOW,
-                Reason.SMALLER_MODEL_TOO_SLOW,
-            )
-            or result.outcome is Outcome.TIMED_OUT
-        )
+        return result is not None and (result.reason in TOO_SLOW or result.outcome is Outcome.TIMED_OUT)
 
     def shorter(self, cell: Cell) -> Sequence[Cell]:
         """Cells of the same model and task with fewer tokens, longest first."""
-        lengths = sorted((s.n_tokens for s in self.plan.ladder if s.task == cell.task), reverse=True)
-        return [Cell(cell.model, cell.task, n) for n in lengths if n < cell.n_tokens]
+        found = self._shorter.get(cell)
+        if found is None:
+            lengths = sorted((s.n_tokens for s in self.plan.ladder if s.task == cell.task), reverse=True)
+            found = tuple(Cell(cell.model, cell.task, n) for n in lengths if n < cell.n_tokens)
+            self._shorter[cell] = found
+        return found
 
     def smaller_models(self, name: str) -> Sequence[ModelSpec]:
         """Models with fewer bytes, largest first."""
-        limit = self.model(name).planned_bytes
-        return sorted((m for m in self.plan.models if m.planned_bytes < limit), key=lambda m: -m.planned_bytes)
+        found = self._smaller.get(name)
+        if found is None:
+            limit = self.model(name).planned_bytes
+            fewer = [m for m in self.plan.models if m.planned_bytes < limit]
+            found = self._smaller[name] = tuple(sorted(fewer, key=lambda m: -m.planned_bytes))
+        return found
 
 
 class Policy(Protocol):
@@ -149,6 +183,10 @@ class Policy(Protocol):
 
     def judge_download(self, view: RunView, download: DownloadView, waiting_s: float) -> Verdict:
         """Go on with this download? `waiting_s`: how long llama-bench has been idle for want of it."""
+        ...
+
+    def next_download_check_s(self, view: RunView, download: DownloadView, waiting_s: float) -> float:
+        """When `judge_download` may change its mind although nothing happens."""
         ...
 
     def may_run_ahead(self, view: RunView, waiting_bytes: int, next_bytes: int) -> bool:

@@ -1,0 +1,73 @@
+"""What the end of a llama-bench process means for its cells."""
+
+from __future__ import annotations
+
+from tasks.domain import events as ev
+from tasks.domain.bench_state import BenchState
+from tasks.domain.cells import Cell, Reason
+from tasks.domain.policy import Verdict
+from tasks.domain.run_state import RunState, detail_of
+
+# Exit statuses of a build that this CPU cannot run: SIGILL, SIGSEGV (AMX without permission), no such library.
+WRONG_BUILD_RC = (132, 139, 127)
+KILLED_RC = 137
+MAX_KILLED_RETRIES = 1
+
+
+def bench_ended(run: RunState, bench: BenchState, event: ev.BenchExited) -> None:
+    """Give every cell that the process leaves behind its end, or leave it open to be tried again."""
+    bench.close(event.t_s)
+    current, samples = bench.interrupted_cell(), bench.samples_s()
+    if event.aborted:
+        if bench.stop is not None:
+            _stopped(run, event, bench, bench.stop, samples if current == bench.stop_cell else ())
+    elif event.rc in WRONG_BUILD_RC and run.builds[0] not in run.proven_builds:
+        _next_build(run, event)
+    else:
+        _failed(run, event, bench, current, samples)
+
+
+def _stopped(
+    run: RunState, event: ev.BenchExited, bench: BenchState, stop: Verdict, samples: tuple[float, ...]
+) -> None:
+    if stop.reason is Reason.LOAD_TIMEOUT:
+        run.close(event.t_s, run.model(event.model), stop.reason, detail_of(stop))
+    elif bench.stop_cell is not None and bench.stop_cell not in run.view.results:
+        run.resolve(event.t_s, bench.stop_cell, stop.reason, detail_of(stop), samples)
+        run.cascade(event.t_s, bench.stop_cell, event.t_s - bench.view.started_s)
+
+
+def _next_build(run: RunState, event: ev.BenchExited) -> None:
+    failed = run.builds.pop(0)
+    evidence = {"rc": event.rc, "build": failed, "builds_left": list(run.builds)}
+    run.decide(event.t_s, "next_build", event.model, "wrong_build_for_this_cpu", evidence)
+    if not run.builds:
+        detail = f"build {failed} ended with rc {event.rc} and no other is left. {event.stderr_tail[-300:]}".strip()
+        for model in run.models:
+            run.close(event.t_s, model, Reason.NO_WORKING_BUILD, detail)
+
+
+def _failed(
+    run: RunState, event: ev.BenchExited, bench: BenchState, current: Cell | None, samples: tuple[float, ...]
+) -> None:
+    """A process that ended by itself; the cells that it did not give are failed, or tried once more."""
+    if event.rc == 0 and all(c in run.view.results for c in bench.view.cells):
+        return
+    detail = f"llama-bench ended with rc {event.rc}. {event.stderr_tail[-300:]}".strip()
+    model = run.model(event.model)
+    killed = event.rc == KILLED_RC and not event.oom
+    ended_by_itself = Reason.BENCH_KILLED if killed else Reason.BENCH_FAILED
+    reason = Reason.OUT_OF_MEMORY if event.oom else ended_by_itself
+    if killed and model.kills < MAX_KILLED_RETRIES:
+        model.kills += 1
+        run.decide(event.t_s, "retry_bench", event.model, "bench_killed", {"rc": event.rc, "kills": model.kills})
+        return
+    if current is None:
+        run.close(event.t_s, model, reason, detail)
+        return
+    run.resolve(event.t_s, current, reason, detail, samples)
+    if event.oom:
+        for cell in run.pending(event.model):
+            if cell.task == current.task and cell.n_tokens > current.n_tokens:
+                run.resolve(event.t_s, cell, reason, f"{current} ran out of memory")
+    run.cascade(event.t_s, current, event.t_s - bench.view.started_s)
