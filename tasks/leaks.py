@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from tasks.clouds.base import Cloud, Listing, Resource
+from tasks.clouds.clock import WallClock, clock_of
 from tasks.clouds.deletion import list_owned, remains_of
 from tasks.clouds.tags import seen
 from tasks.domain.actions import Decision
@@ -153,13 +154,13 @@ class LeakReport:
 def leaks(
     clouds: Sequence[Cloud], ledger: Ledger, now: Callable[[], float], *, rules: Rules = DEFAULT_RULES
 ) -> LeakReport:
-    """List every cloud and say what is left behind. Changes nothing."""
+    """List every cloud and say what is left behind. Changes nothing. now: for vendors without a clock of their own."""
     items: list[Leak] = []
     absent: list[tuple[Leak, str]] = []
     in_use: list[Decision] = []
     listed: list[Listed] = []
     for cloud in clouds:
-        found = survey(cloud, ledger, now, rules)
+        found = survey(cloud, ledger, clock_of(cloud, WallClock(now)).now, rules)
         listed.append(found.listed())
         items += [_shown(judged) for judged in found.judged if judged.decision.action == DELETE]
         in_use += [j.decision for j in found.judged if j.decision.action != DELETE and _is_our_server(j.seen)]

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import ParamSpec
 
 from tasks.clouds.base import Cloud, Resource
+from tasks.clouds.clock import Clock, WallClock, clock_of
 from tasks.clouds.deletion import mark, may_resend, prove_gone, remains_of, request_delete, send_delete
 from tasks.domain.actions import Decision
 from tasks.domain.lifecycle import Intent, LedgerError, LedgerRow, ResourceState, StaleRowError
@@ -81,25 +82,37 @@ def reap(
 
     Kept: servers in use by a controller that is not provably dead, before their deadline; what is not ours.
     expired_only: only what is past its deadline or marked. sweep_id: only that sweep's, and no heartbeat.
-    dry_run: decide, change nothing. force: go on where the brake holds. Raises LedgerError when the ledger cannot be
-    read; with a fresh one the reaper goes by tags. One that cannot be written does not keep it from deleting.
+    dry_run: decide, change nothing. force: go on where the brake holds. now, sleep: for vendors without a clock of
+    their own. Raises LedgerError when the ledger cannot be read; with a fresh one the reaper goes by tags. One that
+    cannot be written does not keep it from deleting.
     """
     report = ReapReport(dry_run=dry_run)
-    give_up_unix_s = now() + prove_s
+    clocks = {cloud.vendor: clock_of(cloud, WallClock(now, sleep)) for cloud in clouds}
+    give_up_unix_s = {vendor: clock.now() + prove_s for vendor, clock in clocks.items()}
     wait_s = 1.0
     while True:
         report.listed, report.waiting, report.watched, report.stuck = (), [], [], []
         report.braked, report.errors = [], []
         for cloud in clouds:
-            one_pass = _Pass(survey(cloud, ledger, now, rules), report, expired_only, sweep_id, force)
+            clock = clocks[cloud.vendor]
+            timed = ledger.timed_by(clock.now)
+            one_pass = _Pass(survey(cloud, timed, clock.now, rules), report, expired_only, sweep_id, force)
             one_pass.run()
             report.listed += (one_pass.survey.listed(),)
             if one_pass.survey.listing.complete and sweep_id is None and not dry_run:
-                one_pass.try_write(ledger.beat, reaper_id or ledger.controller, (cloud.vendor,))
-        if dry_run or not report.waiting or now() >= give_up_unix_s:
+                one_pass.try_write(timed.beat, reaper_id or ledger.controller, (cloud.vendor,))
+        waited_for = _with_time_left(report, clocks, give_up_unix_s)
+        if dry_run or waited_for is None:
             return report
-        sleep(min(wait_s, max(0.0, give_up_unix_s - now())))
+        clock = clocks[waited_for]
+        clock.sleep(min(wait_s, max(0.0, give_up_unix_s[waited_for] - clock.now())))
         wait_s = min(wait_s * 2, 15.0)
+
+
+def _with_time_left(report: ReapReport, clocks: Mapping[str, Clock], give_up_unix_s: Mapping[str, float]) -> str | None:
+    """A vendor on whose proofs the reaper may still wait; None when there is no such proof, or no time left."""
+    vendors = dict.fromkeys(row.vendor for row in report.waiting)
+    return next((v for v in vendors if v in clocks and clocks[v].now() < give_up_unix_s[v]), None)
 
 
 @dataclass(frozen=True)
