@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from flows import commands, prefect_setup
+from flows import catalog_command, commands, prefect_setup
 from tasks.domain.errors import TokensweepError
 from tasks.settings import Settings
 
@@ -28,6 +28,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.add_typer(catalog_command.app, name="catalog")
 
 Preset = Annotated[str, typer.Argument(help="A preset of deployments/presets, or the path of a YAML file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
@@ -37,9 +38,15 @@ Sweep = Annotated[str, typer.Option("--sweep", help="A sweep's id; the newest on
 
 
 @app.command()
-def plan(preset: Preset = "local", server: Server = "", label: Label = "", as_json: Json = False) -> None:
+def plan(
+    preset: Preset = "local",
+    server: Server = "",
+    label: Label = "",
+    offline: Annotated[bool, typer.Option("--offline", help="By the catalogue as it was last read here.")] = False,
+    as_json: Json = False,
+) -> None:
     """Show what a sweep would do and what it may cost. Creates nothing."""
-    commands.show_plan(Settings(), preset, server, label, as_json)
+    commands.show_plan(Settings(), preset, server, label, as_json, offline=offline)
 
 
 @app.command()

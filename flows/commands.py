@@ -26,14 +26,16 @@ def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, default=plain) + "\n")
 
 
-def show_plan(settings: Settings, preset_name: str, server: str, label: str, as_json: bool) -> None:
+def show_plan(
+    settings: Settings, preset_name: str, server: str, label: str, as_json: bool, *, offline: bool = False
+) -> None:
     from tasks.engine import ensure_engine
     from tasks.planning import prepare
     from tasks.presets import load_preset
 
     services = open_services(settings)
     preset = load_preset(preset_name, settings.presets)
-    prepared = prepare(preset, services, ensure_engine(settings.cache_dir), label=label, only=server)
+    prepared = prepare(preset, services, ensure_engine(settings.cache_dir), label=label, only=server, offline=offline)
     if as_json:
         print_json(asdict(prepared.plan))
         return

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from fnmatch import fnmatchcase
 
-from tasks.clouds.base import Cloud, ServerType, Traits
+from tasks.catalog import Catalog
+from tasks.clouds.base import ServerType, Traits
 from tasks.domain.cells import Cell
 from tasks.domain.errors import ConfigError, UnsupportedError
 from tasks.domain.policies import policy_for
@@ -38,7 +39,7 @@ class PreparedSweep:
         return self.plan.to_run()
 
 
-def server_types(cloud: Cloud, wanted: Sequence[str]) -> dict[str, ServerType]:
+def server_types(cloud: Catalog, wanted: Sequence[str]) -> dict[str, ServerType]:
     """The types by name, patterns expanded over the catalogue, or the vendor's defaults. Raises ConfigError for a name
     that the vendor does not sell and for a pattern that fits none."""
     names: list[str] = []
@@ -81,15 +82,18 @@ def model_specs(preset: Preset, services: Services) -> tuple[ModelSpec, ...]:
     return tuple(sorted(specs, key=lambda m: m.planned_bytes))
 
 
-def prepare(preset: Preset, services: Services, engine: Engine, *, label: str = "", only: str = "") -> PreparedSweep:
-    """Plan the sweep. `only`: a single server type. A second call with the same lake gives the same plan."""
+def prepare(
+    preset: Preset, services: Services, engine: Engine, *, label: str = "", only: str = "", offline: bool = False
+) -> PreparedSweep:
+    """Plan the sweep. `only`: a single server type. offline: by the catalogue as it was last read here, for which no
+    account is needed. A second call with the same lake gives the same plan."""
     models = model_specs(preset, services)
     sweep_id = preset.sweep_id(f"llama.cpp {engine.llama_cpp_commit}", label)
     wanted = preset.model_copy(update={"servers": (only,)}).wanted() if only else preset.wanted()
     types: dict[str, ServerType] = {}
     servers: list[PlannedServer] = []
     for vendor, names in wanted.items():
-        cloud = services.cloud(vendor)
+        cloud: Catalog = services.offline(vendor) if offline else services.cloud(vendor)
         done = _done(services, sweep_id, models, preset, vendor)
         for name, sold in server_types(cloud, names).items():
             kind = in_places(sold, preset.places)

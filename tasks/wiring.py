@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from tasks.catalog import OfflineCatalog
 from tasks.clouds.base import Cloud
 from tasks.domain.errors import ConfigError
 from tasks.domain.lifecycle import LedgerError
@@ -39,6 +40,17 @@ def _why_not(vendor: str) -> str:
 
 VENDORS: tuple[str, ...] = ("local",)
 """All but `local` are modules of `tasks.vendors`, imported when they are used: their SDKs take seconds."""
+
+
+CLASSES = {
+    "aws": "AwsCloud",
+    "azure": "AzureCloud",
+    "gcp": "GcpCloud",
+    "hetzner": "HetznerCloud",
+    "local": "LocalCloud",
+    "upcloud": "UpCloud",
+}
+"""Class of each vendor in `tasks.clouds.<vendor>`; its traits are known without any account."""
 
 
 def make_home(home: Path) -> None:
@@ -83,6 +95,13 @@ class Services:
             made = _local(self.settings) if vendor == "local" else _vendor(vendor).open_cloud()
             self._opened[vendor] = made
         return self._opened[vendor]
+
+    def offline(self, vendor: str) -> OfflineCatalog:
+        """What the vendor sold when it was last read here. Asks no network and needs no account."""
+        if vendor not in CLASSES:
+            raise ConfigError(f"There is no vendor {vendor!r}.", next_step=f"Known: {', '.join(sorted(CLASSES))}.")
+        cloud_class = getattr(import_module(f"tasks.clouds.{vendor}"), CLASSES[vendor])
+        return OfflineCatalog(vendor, cloud_class.traits, Path(self.settings.lake_root))
 
     def local(self) -> LocalCloud:
         """This machine as a vendor, for what only it can do: serve models to its servers."""
