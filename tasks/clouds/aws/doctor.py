@@ -1,0 +1,153 @@
+"""What an account can and may do, found out without making anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from botocore.exceptions import ClientError  # type: ignore[import-untyped]
+
+from tasks.clouds.aws import errors, prices
+from tasks.clouds.aws.clients import Clients
+from tasks.clouds.aws.images import Images
+from tasks.clouds.aws.network import Network
+from tasks.clouds.aws.resources import KINDS
+from tasks.clouds.base import Check, ErrorKind
+
+_POLICIES = "Attach deployments/policies/aws-controller.json to the user or role."
+_PROBE_TYPE = "t3.micro"
+
+# https://docs.aws.amazon.com/ec2/latest/instancetypes/ec2-instance-quotas.html: vCPUs that may run at once.
+QUOTAS = {
+    "L-1216C47A": "on demand, A, C, D, H, I, M, R, T and Z",
+    "L-DB2E81BA": "on demand, G and VT (GPU)",
+    "L-417A185B": "on demand, P (GPU)",
+    "L-34B43A08": "spot, A, C, D, H, I, M, R, T and Z",
+    "L-3819A6DF": "spot, G and VT (GPU)",
+}
+_NEEDED_QUOTA = "L-1216C47A"
+
+
+def doctor(clients: Clients, images: Images, network: Network) -> Sequence[Check]:
+    """Identity first; without it nothing else is asked."""
+    identity = _checked("identity", lambda: _identity(clients), "Set the AWS credentials block or the SDK's variables.")
+    if not identity.ok:
+        return [identity]
+    regions_check, regions = _regions(clients)
+    checks = [identity, regions_check, _checked("prices", lambda: _pricing(clients), _POLICIES)]
+    in_regions = [(clients, images, network, region) for region in regions]
+    for region, answer in zip(regions, clients.in_parallel(_region, in_regions), strict=True):
+        if isinstance(answer, Exception):
+            checks.append(Check(name=region, ok=False, detail=errors.classify(answer).message, next_step=_POLICIES))
+        else:
+            checks += answer
+    return checks
+
+
+def _checked(name: str, ask: Callable[[], str], next_step: str) -> Check:
+    try:
+        return Check(name=name, ok=True, detail=ask())
+    except Exception as exc:
+        found = errors.classify(exc)
+        # What was not answered could not be told; a refusal is one.
+        ok = None if found.kind in (ErrorKind.UNKNOWN, ErrorKind.RATE_LIMITED) else False
+        return Check(name=name, ok=ok, detail=f"{found.code}: {found.message}", next_step=next_step)
+
+
+def _identity(clients: Clients) -> str:
+    answer = clients.of("sts", clients.options.home_region).get_caller_identity()
+    credentials = clients.session.get_credentials()
+    # A session token that nothing renews ends some time, and with it every delete.
+    lasting = not (credentials.token and type(credentials).__name__ == "Credentials")
+    kept = "" if lasting else "; these credentials are temporary and not renewed: they must outlive every deadline"
+    return f"{answer['Arn']} in account {answer['Account']}{kept}"
+
+
+def _regions(clients: Clients) -> tuple[Check, tuple[str, ...]]:
+    try:
+        regions = clients.regions()
+    except Exception as exc:
+        return Check(name="regions", ok=False, detail=errors.classify(exc).message, next_step=_POLICIES), ()
+    chosen = "of TOKENSWEEP_AWS_REGIONS" if clients.options.regions else "that the account has enabled"
+    return Check(name="regions", ok=True, detail=f"{len(regions)} {chosen}: {', '.join(regions)}"), regions
+
+
+def _pricing(clients: Clients) -> str:
+    region = clients.options.home_region
+    price = prices.on_demand(clients, name=_PROBE_TYPE).get((_PROBE_TYPE, region))
+    return f"{_PROBE_TYPE} in {region}: {price.usd_per_hour.normalize()} USD/h" if price else "answered"
+
+
+def _region(clients: Clients, images: Images, network: Network, region: str) -> list[Check]:
+    client = clients.ec2(region)
+    checks = [
+        _checked(f"{region} listing", lambda: _listing(client), "Attach deployments/policies/aws-reaper.json."),
+        _checked(
+            f"{region} images", lambda: _images(images, region), "Leave the region out of TOKENSWEEP_AWS_REGIONS."
+        ),
+        _checked(f"{region} network", lambda: _network(clients, network, region), "See docs/vendors/aws.md, Network."),
+    ]
+    checks += [
+        _checked(f"{region} permission", lambda action=action, call=call: _dry_run(action, call), _POLICIES)  # type: ignore[misc]
+        for action, call in _dry_runs(client, images, region)
+    ]
+    return [*checks, *_quotas(clients, region)]
+
+
+def _listing(client: Any) -> str:
+    for kind in KINDS:
+        getattr(client, kind.operation)(**kind.arguments, Filters=[{"Name": "tag-key", "Values": ["tokensweep-owner"]}])
+    return f"may list {', '.join(kind.kind for kind in KINDS)}"
+
+
+def _images(images: Images, region: str) -> str:
+    found = [images.find(region, arch, gpu=gpu) for gpu in (False, True) for arch in ("x86_64", "aarch64")]
+    return ", ".join(image.image_id for image in found)
+
+
+def _network(clients: Clients, network: Network, region: str) -> str:
+    zones = clients.ec2(region).describe_availability_zones(
+        Filters=[{"Name": "zone-type", "Values": ["availability-zone"]}, {"Name": "state", "Values": ["available"]}]
+    )["AvailabilityZones"]
+    subnets = {zone["ZoneName"]: network.subnet(zone["ZoneName"])[0] for zone in zones}
+    return f"default subnets in {', '.join(sorted(subnets))}"
+
+
+def _dry_runs(client: Any, images: Images, region: str) -> Iterator[tuple[str, Callable[[], Any]]]:
+    def run() -> Any:
+        image = images.find(region, "x86_64", gpu=False)
+        return client.run_instances(
+            DryRun=True, MinCount=1, MaxCount=1, ImageId=image.image_id, InstanceType=_PROBE_TYPE
+        )
+
+    yield "RunInstances", run
+    yield (
+        "CreateSecurityGroup",
+        lambda: client.create_security_group(DryRun=True, GroupName="tokensweep-ssh-doctor", Description="dry run"),
+    )
+
+
+def _dry_run(action: str, call: Callable[[], Any]) -> str:
+    """A dry run is always answered with an error; DryRunOperation is the one that means yes."""
+    try:
+        call()
+    except ClientError as exc:
+        if errors.code_of(exc) != "DryRunOperation":
+            raise
+    return f"may {action}"
+
+
+def _quotas(clients: Clients, region: str) -> Iterator[Check]:
+    client = clients.of("service-quotas", region)
+    for code, what in QUOTAS.items():
+        name, step = f"{region} quota", f"Ask for more: Service Quotas, Amazon EC2, {code}, in {region}."
+        try:
+            quota = client.get_service_quota(ServiceCode="ec2", QuotaCode=code)["Quota"]
+        except Exception as exc:
+            found = errors.classify(exc)
+            yield Check(name=name, ok=None, detail=f"{what}: {found.code}: {found.message}", next_step=_POLICIES)
+            continue
+        value = int(quota["Value"])
+        # GPU and spot quotas of 0 are usual in new accounts, and no fault where nobody asks for these servers.
+        ok = value > 0 if code == _NEEDED_QUOTA else True if value > 0 else None
+        yield Check(name=name, ok=ok, detail=f"{value} vCPUs {what}", next_step="" if value > 0 else step)

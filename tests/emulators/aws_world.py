@@ -1,0 +1,101 @@
+"""The emulated AWS on loopback with our module opened on it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import boto3
+
+from tasks.clouds.aws import AwsCloud, AwsOptions
+from tests.emulators.aws import ACCESS_KEY, SECRET_KEY, AwsEmulator
+from tests.emulators.base import Existing, Fault
+from tests.emulators.serving import served
+
+START_UNIX_S = 1_795_000_000.0
+
+
+@dataclass
+class Clock:
+    """Stands still unless somebody sleeps."""
+
+    unix_s: float = START_UNIX_S
+
+    def now(self) -> float:
+        return self.unix_s
+
+    def sleep(self, seconds: float) -> None:
+        self.unix_s += max(seconds, 0.001)
+
+
+class RealClock:
+    def now(self) -> float:
+        return time.time()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
+@dataclass
+class AwsWorld:
+    cloud: AwsCloud
+    emulator: AwsEmulator
+    clock: Clock | RealClock
+    url: str
+    server_type: str = "c7i.large"
+    places: tuple[str, ...] = ("us-east-1a", "us-east-1b", "eu-west-1a")
+
+    def now(self) -> float:
+        return self.clock.now()
+
+    def sleep(self, seconds: float) -> None:
+        self.clock.sleep(seconds)
+
+    def existing(self) -> list[Existing]:
+        return self.emulator.existing()
+
+    def add_foreign(self) -> None:
+        self.emulator.add_foreign()
+
+    def plant(self, *faults: Fault) -> None:
+        self.emulator.faults.plant(*faults)
+
+    def capacity_fault(self) -> Fault:
+        return Fault("RunInstances", how="code", code="InsufficientInstanceCapacity")
+
+    def quota_fault(self) -> Fault:
+        return Fault("RunInstances", how="code", code="VcpuLimitExceeded")
+
+    def throttle_fault(self) -> Fault:
+        return Fault("RunInstances", how="code", code="RequestLimitExceeded")
+
+    def auth_fault(self) -> Fault:
+        return Fault("", how="code", code="AuthFailure")
+
+    def calls(self) -> list[str]:
+        return list(self.emulator.faults.calls)
+
+
+@cache
+def _session() -> Any:
+    """One for all worlds: it keeps the service models, which take most of a second to read."""
+    return boto3.Session(aws_access_key_id=ACCESS_KEY, aws_secret_access_key=SECRET_KEY)
+
+
+@contextmanager
+def open_world(*, real_time: bool = False, read_timeout_s: float = 5.0, **options: Any) -> Iterator[AwsWorld]:
+    """options: of the emulator."""
+    clock = RealClock() if real_time else Clock()
+    emulator = AwsEmulator(now=clock.now, **options)
+    try:
+        with served(emulator) as url:
+            cloud = AwsCloud(
+                _session(), AwsOptions(endpoint_url=url, read_timeout_s=read_timeout_s, page_size=5), now=clock.now
+            )
+            yield AwsWorld(cloud=cloud, emulator=emulator, clock=clock, url=url)
+    finally:
+        emulator.close()
