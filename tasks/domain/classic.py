@@ -91,10 +91,13 @@ class ClassicPolicy:
         return False
 
     def after_cell(self, view: RunView, cell: Cell, process_s: float) -> Sequence[tuple[Cell, Reason]]:
-        """Stop the server at a failed shortest cell, the task at a failed longer one or a dim outlook."""
+        """Stop the server at a shortest cell that timed out, the task at a longer one or at a dim outlook.
+
+        A call that failed by itself stops nothing there: its log was not looked at.
+        """
         rest = [c for c in view.plan.cells() if c not in view.results]
         longer = [c for c in rest if c.model == cell.model and c.task == cell.task and c.n_tokens > cell.n_tokens]
-        if view.results[cell].outcome is not Outcome.MEASURED:
+        if view.results[cell].outcome is Outcome.TIMED_OUT:
             if not view.shorter(cell):
                 return [(c, Reason.SMALLEST_FAILED) for c in rest]
             return [(c, Reason.SHORTER_CELL_TOO_SLOW) for c in longer]

@@ -177,7 +177,7 @@ class Conductor:
         if self.finished:
             return None
         wake = self.view.end_s
-        if self.bench is not None and self.bench.view.started_s >= 0 and self.bench.stop is None:
+        if self.bench is not None and self.bench.running and self.bench.stop is None:
             wake = min(wake, self.policy.next_check_s(self.view, self.bench.view))
         for model in self.run.models:
             if model.stage is Stage.DOWNLOADING and model.download is not None:
