@@ -7,7 +7,8 @@ from functools import cached_property
 
 import polars as pl
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2: hardware.memory_read_bytes_per_s, telemetry.gpu_throttle_reasons."""
 METHODOLOGY_VERSION = 1
 """Raised whenever newly measured numbers are no longer comparable with older ones."""
 

@@ -22,7 +22,7 @@ from tasks.domain.errors import ConfigError, LandingError
 from tasks.lake.arrow import ArrowStream
 from tasks.lake.columns import Table, duckdb_type
 from tasks.lake.inventory import Inventory, LakeProblem, take_inventory
-from tasks.lake.location import lake_folder
+from tasks.lake.objects import RemoteLake, local_folder
 from tasks.lake.schema import SERVER_RUNS, TABLE, TABLES
 from tasks.lake.sql_catalogue import CATALOGUE, SqlObject
 
@@ -53,33 +53,36 @@ class Lake:
         self.con.close()
 
 
-def connect(lake_root: str | Path) -> duckdb.DuckDBPyConnection:
+def connect(lake_root: str | Path | RemoteLake) -> duckdb.DuckDBPyConnection:
     """The connection of `open_lake`, for notebooks and other tools that speak DuckDB."""
     return open_lake(lake_root).con
 
 
-def open_lake(lake_root: str | Path) -> Lake:
+def open_lake(lake_root: str | Path | RemoteLake, *, documented: bool = True) -> Lake:
     """Open a lake for reading; one that does not exist is empty. Files that cannot be read are in `problems`.
 
-    Raises ConfigError for an address that is no local folder.
+    `documented`: with a comment on every view, macro and column, which takes as long as the rest of opening.
+    One in object storage is brought to this machine first. Raises ConfigError for an address that cannot be opened.
     """
-    found = take_inventory(lake_folder(lake_root))
+    found = take_inventory(local_folder(lake_root))
     con = duckdb.connect(":memory:")
     con.execute("SET TimeZone = 'UTC'")
     con.execute("SET python_enable_replacements = false")
     for table in TABLES:
-        _create_table_view(con, table, found)
+        _create_table_view(con, table, found, documented)
     _note_missing(con, found)
     con.execute("CREATE TABLE lake_problems (kind VARCHAR, table_name VARCHAR, path VARCHAR, detail VARCHAR)")
     for p in found.problems:
         con.execute("INSERT INTO lake_problems VALUES (?, ?, ?, ?)", [p.kind, p.table, p.path, p.detail])
     for item in CATALOGUE:
-        _create(con, item)
+        con.execute(item.sql)
+        if documented:
+            _document(con, item)
     _close_to_the_world(con, found.folder)
     return Lake(found.folder, con, found.problems)
 
 
-def _create_table_view(con: duckdb.DuckDBPyConnection, table: Table, found: Inventory) -> None:
+def _create_table_view(con: duckdb.DuckDBPyConnection, table: Table, found: Inventory, documented: bool) -> None:
     """A typed empty row set gives types and columns that no file has; an empty lake is nothing else.
 
     server_runs is read once and kept: it is small, and most views join it.
@@ -87,14 +90,20 @@ def _create_table_view(con: duckdb.DuckDBPyConnection, table: Table, found: Inve
     typed = ", ".join(f"NULL::{duckdb_type(c.dtype)} AS {c.name}" for c in table.columns)
     source = f"SELECT {typed} WHERE false"
     have = found.tables[table.name]
-    if have.files:
-        files = ", ".join(_literal(str(path)) for path in have.files)
-        options = f"union_by_name = {'false' if have.alike else 'true'}, hive_partitioning = false"
+    options = f"union_by_name = {'false' if have.alike else 'true'}, hive_partitioning = false"
+    whole = [path for path in have.files if path not in have.hidden]
+    if whole:
+        files = ", ".join(_literal(str(path)) for path in whole)
         source += f" UNION ALL BY NAME FROM read_parquet([{files}], {options})"
+    for path in (path for path in have.files if path in have.hidden):
+        runs = ", ".join(map(_literal, sorted(have.hidden[path])))
+        source += f" UNION ALL BY NAME FROM read_parquet([{_literal(str(path))}], {options})"
+        source += f" WHERE server_run_id NOT IN ({runs})"
     names = ", ".join(c.name for c in table.columns)
     kind = "TABLE" if table is SERVER_RUNS else "VIEW"
     con.execute(f"CREATE {kind} {table.name} AS SELECT {names} FROM ({source})")  # noqa: S608 - names of the schema
-    _comment(con, kind, table.name, table.comment, {c.name: _with_unit(c.comment, c.unit) for c in table.columns})
+    if documented:
+        _comment(con, kind, table.name, table.comment, {c.name: _with_unit(c.comment, c.unit) for c in table.columns})
 
 
 def _note_missing(con: duckdb.DuckDBPyConnection, found: Inventory) -> None:
@@ -105,15 +114,14 @@ def _note_missing(con: duckdb.DuckDBPyConnection, found: Inventory) -> None:
         "SELECT sweep_id, server_run_id, landed_rows FROM server_runs WHERE landed_rows IS NOT NULL ORDER BY ALL"
     ).fetchall():
         for name, n_rows in sorted(json.loads(landed).items()):
-            where = (f"sweep={sweep_id}", run_id)
+            where = (f"sweep={sweep_id}", found.homes.get((f"sweep={sweep_id}", run_id), run_id))
             if n_rows and name in TABLE and where not in present[name] and (name, *where) not in named:
-                path = found.folder / name / where[0] / f"{run_id}.parquet"
+                path = found.folder / name / where[0] / f"{where[1]}.parquet"
                 detail = f"server run {run_id} landed {n_rows} rows there"
                 found.problems.append(LakeProblem("missing", name, str(path), detail))
 
 
-def _create(con: duckdb.DuckDBPyConnection, item: SqlObject) -> None:
-    con.execute(item.sql)
+def _document(con: duckdb.DuckDBPyConnection, item: SqlObject) -> None:
     columns = {}
     if item.kind == "VIEW":
         for (name,) in con.execute(f"SELECT column_name FROM (DESCRIBE {item.name})").fetchall():  # noqa: S608
@@ -123,9 +131,9 @@ def _create(con: duckdb.DuckDBPyConnection, item: SqlObject) -> None:
 
 
 def _comment(con: duckdb.DuckDBPyConnection, kind: str, name: str, comment: str, columns: dict[str, str]) -> None:
-    con.execute(f"COMMENT ON {kind} {name} IS {_literal(comment)}")
-    for column, text in columns.items():
-        con.execute(f"COMMENT ON COLUMN {name}.{column} IS {_literal(text)}")
+    statements = [f"COMMENT ON {kind} {name} IS {_literal(comment)}"]
+    statements += [f"COMMENT ON COLUMN {name}.{column} IS {_literal(text)}" for column, text in columns.items()]
+    con.execute(";".join(statements))
 
 
 def _with_unit(comment: str, unit: str) -> str:

@@ -32,7 +32,7 @@ its meaning or its unit.
 """
 
 
-_TEXT = ("p_model", "p_task", "p_a", "p_b")
+_TYPES = dict.fromkeys(("p_model", "p_task", "p_a", "p_b", "p_server"), "text") | {"p_at": "time"}
 
 
 def describe() -> str:
@@ -70,10 +70,7 @@ def _view(item: SqlObject, columns: list[tuple[str, ...]]) -> str:
 
 
 def _macro(item: SqlObject) -> str:
-    rows = [
-        (name, "text" if name in _TEXT else "number", item.own[name].unit, item.own[name].comment)
-        for name in item.parameters
-    ]
+    rows = [(name, _TYPES.get(name, "number"), item.own[name].unit, item.own[name].comment) for name in item.parameters]
     call = f"{item.name}({', '.join(item.parameters)})"
     text = f"### {item.name}\n\n    {'FROM' if item.kind == 'MACRO TABLE' else 'SELECT'} {call}\n\n{item.comment}\n\n"
     return text + "\n".join(_grid(rows, "parameter")) + "\n"

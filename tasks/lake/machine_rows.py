@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import reduce
+from operator import or_
 from typing import Any
 
 from tasks.lake.foreign import as_column, as_json, as_time, at
@@ -35,7 +37,7 @@ _HARDWARE_PATHS: dict[str, tuple[str, ...]] = {
     "os": ("system", "os"),
     "libc": ("system", "libc"),
 }
-_UNSTEADY = {"memory_available_bytes", "disk_free_bytes", "vram_free_bytes"}
+_UNSTEADY = {"memory_available_bytes", "memory_read_bytes_per_s", "disk_free_bytes", "vram_free_bytes"}
 
 # Column of `telemetry` -> the agent's key, where they differ. Shares are of the CPUs that the server may use.
 _TELEMETRY_KEYS = {
@@ -117,12 +119,14 @@ def _gpu_use(raw: Any) -> dict[str, Any]:
         return sum(values) / len(values) if values else None
 
     busy = mean(numbers("utilization_pct"))
+    reasons = [int(bits) for bits in numbers("throttle_reasons")]
     found = {
         "gpu_busy_share": None if busy is None else busy / 100,
         "gpu_memory_used_bytes": sum(numbers("memory_used_bytes")) or None,
         "gpu_power_w": sum(numbers("power_w")) or None,
         "gpu_temperature_c": max(numbers("temperature_c"), default=None),
         "gpu_clock_mhz": mean(numbers("sm_clock_mhz")),
+        "gpu_throttle_reasons": reduce(or_, reasons) if reasons else None,
     }
     return {name: value for name, value in found.items() if value is not None}
 

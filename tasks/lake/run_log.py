@@ -32,6 +32,10 @@ MAX_UNIX_S = 1e11
 """Beyond the year 5000; what is larger is no time."""
 
 
+_JUDGED_WHOLE = ("checksum", "not_gguf")
+"""Failures that only a file which came in full can have; the agent has removed it by then and counts from 0."""
+
+
 class RunLog:
     """Reads lines in the order of their numbers. Doubles are dropped; what is no event is counted and left out.
 
@@ -155,7 +159,8 @@ class RunLog:
         download = self._download(event.model)
         if download is not None:
             download.bytes_done = int(event.bytes_done)
-            download.n_connections = max(download.n_connections or 0, int(event.n_connections))
+            # A short download ends before its first count: what is left is the 0 of the last line, which is no count.
+            download.n_connections = max(download.n_connections or 0, int(event.n_connections)) or None
 
     def _on_download_paused(self, at_s: float, event: ev.DownloadPaused, line: dict[str, Any]) -> None:
         download = self._download(event.model)
@@ -183,6 +188,8 @@ class RunLog:
             download.end(at_s)
             download.outcome = "cancelled" if event.reason == "cancelled" else "failed"
             download.reason, download.detail = event.reason, event.detail
+            if event.reason in _JUDGED_WHOLE:
+                download.bytes_done = download.bytes_total
 
     # ---- llama-bench --------------------------------------------------------------------------------
 

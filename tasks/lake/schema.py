@@ -18,6 +18,7 @@ _c = Column
 _MODEL = _c("model", TEXT, "", "Name of the model in the catalogue.", required=True)
 _TASK = _c("task", TEXT, "", "pp: prompt processing, tg: text generation.", required=True, values=TASKS)
 _N_TOKENS = _c("n_tokens", I32, "tokens", "Length of the prompt (pp) or of the generated text (tg).", required=True)
+_WEIGHTS = "real; random for files made without a download; simulated where nothing was measured at all."
 _REASONS = tuple(r.value for r in Reason)
 
 SERVER_RUNS = Table(
@@ -82,7 +83,7 @@ CELLS = Table(
         _c("model_revision", TEXT, "", "Pinned revision of the model's repository."),
         _c("model_sha256", TEXT, "", "Of the file that was measured, else of the file that was planned."),
         _c("model_bytes", I64, "B", "Size of the file."),
-        _c("weights", TEXT, "", "real, or random for files made without a download.", values=("real", "random")),
+        _c("weights", TEXT, "", _WEIGHTS, values=("real", "random", "simulated")),
         _c("arch", TEXT, "", "Architecture named in the GGUF header."),
         _c("n_params", I64, "", "Parameters."),
         _c("quant", TEXT, "", "Quantisation, e.g. Q4_K_M."),
@@ -163,7 +164,13 @@ DOWNLOADS = Table(
         _c("attempt", I32, "", "1 for the first of this model in this run.", required=True),
         _c("url_host", TEXT, "", "Host of the mirror, without path, query or credentials."),
         _c("bytes_total", I64, "B", "Size of the file.", required=True),
-        _c("bytes", I64, "B", "Bytes of the file there at the end.", required=True),
+        _c(
+            "bytes",
+            I64,
+            "B",
+            "Bytes of the file there at the end; all of them where its checksum was wrong.",
+            required=True,
+        ),
         _c("bytes_resumed", I64, "B", "Bytes that were there at the beginning.", required=True),
         _c("started_at", TIME, "", "When it began.", required=True),
         _c("ended_at", TIME, "", "When it ended; null when the log ends first."),
@@ -171,7 +178,7 @@ DOWNLOADS = Table(
         _c("paused_s", F64, "s", "Thereof paused to leave a measurement undisturbed.", required=True),
         _c("bytes_per_s", F64, "B/s", "Mean over the unpaused time."),
         _c("n_retries", I32, "", "Requests repeated."),
-        _c("n_connections", I32, "", "Most connections open at once."),
+        _c("n_connections", I32, "", "Most connections seen open at once; null for a download too short to count."),
         _c("sha256", TEXT, "", "Of the finished file."),
         _c("outcome", TEXT, "", "How it ended.", required=True, values=DOWNLOAD_OUTCOMES),
         _c("reason", TEXT, "", "Why it ended so.", values=_REASONS),
@@ -238,6 +245,7 @@ HARDWARE = Table(
         _c("governor", TEXT, "", "CPU frequency governor."),
         _c("memory_total_bytes", I64, "B", "Memory that a process may use, limits included."),
         _c("memory_available_bytes", I64, "B", "Thereof free at the start."),
+        _c("memory_read_bytes_per_s", F64, "B/s", "Measured read bandwidth of the memory by all CPUs."),
         _c("memory_limited_by", TEXT, "", "What sets that limit: machine, cgroup, rlimit or limits_file."),
         _c("machine_memory_bytes", I64, "B", "Memory of the machine."),
         _c("swap_total_bytes", I64, "B", "Swap."),
@@ -311,6 +319,7 @@ TELEMETRY = Table(
         _c("gpu_power_w", F64, "W", "All GPUs."),
         _c("gpu_temperature_c", F64, "degC", "The hottest GPU."),
         _c("gpu_clock_mhz", F64, "MHz", "Mean over the GPUs."),
+        _c("gpu_throttle_reasons", I64, "", "Bits of NVML's clock throttle reasons, of all GPUs together."),
         _c("other", TEXT, "JSON", "Readings that have no column."),
     ),
 )

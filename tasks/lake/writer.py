@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -16,7 +17,8 @@ import polars as pl
 
 from tasks.domain.errors import LandingError
 from tasks.lake.columns import BOOL, F64, I32, I64, TEXT, TIME, Column, Table
-from tasks.lake.location import checked_name, lake_folder, run_file
+from tasks.lake.location import checked_name, run_file
+from tasks.lake.objects import RemoteLake, writable_folder
 from tasks.lake.schema import SERVER_RUNS, TABLE, TABLES
 
 _TEMPORARY = ".tmp"
@@ -30,37 +32,50 @@ class LandedRun:
     n_rows: dict[str, int]
 
 
-def land(lake_root: str | Path, server_run_id: str, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> LandedRun:
+def land(
+    lake_root: str | Path | RemoteLake, server_run_id: str, rows: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> LandedRun:
     """Write all rows of one server run; they show once its `server_runs` file is there, which comes last.
 
     A second call with the same rows writes the same bytes. One server run has one lander at a time. Raises
     LandingError, with nothing changed, for rows that do not fit the schema; also when the disk refuses, and then
     landing again is the remedy.
     """
-    folder = lake_folder(lake_root)
     checked_name("server run id", server_run_id)
     sweep_id = _check_identity(server_run_id, rows)
     n_rows = {t.name: len(rows.get(t.name, ())) for t in TABLES}
     frames = {t.name: _frame(t, rows.get(t.name, ())) for t in TABLES if t is not SERVER_RUNS}
     commit = [{**rows[SERVER_RUNS.name][0], "landed_rows": json.dumps(n_rows, sort_keys=True)}]
     frames[SERVER_RUNS.name] = _frame(SERVER_RUNS, commit)
-    written: list[Path] = []
-    try:
-        for name, frame in frames.items():  # server_runs was put in last
-            path = run_file(folder, TABLE[name], sweep_id, server_run_id)
-            _remove_leftovers(path)
-            if frame.height:
-                _write(path, frame)
-                written.append(path)
-            elif path.exists():
-                path.unlink()
-                _sync_folder(path.parent)
-    except (OSError, pl.exceptions.PolarsError) as exc:
-        raise LandingError(
-            f"The rows of server run {server_run_id} could not be written to {folder}: {exc}.",
-            next_step="Make room or give write access, then land it again; nothing of it shows until then.",
-        ) from exc
+    with writable_folder(lake_root) as folder:
+        paths = {name: run_file(folder, TABLE[name], sweep_id, server_run_id) for name in frames}
+        try:
+            written, gone = _write_all(frames, paths)
+        except (OSError, pl.exceptions.PolarsError) as exc:
+            raise LandingError(
+                f"The rows of server run {server_run_id} could not be written to {folder}: {exc}.",
+                next_step="Make room or give write access, then land it again; nothing of it shows until then.",
+            ) from exc
+        if isinstance(lake_root, RemoteLake):
+            lake_root.remove(gone)
+            lake_root.push(written)
     return LandedRun(tuple(written), n_rows)
+
+
+def _write_all(frames: Mapping[str, pl.DataFrame], paths: Mapping[str, Path]) -> tuple[list[Path], list[Path]]:
+    """Files written, in the order of the frames, the commit last; and those removed because they have no rows now."""
+    written: list[Path] = []
+    gone: list[Path] = []
+    for name, frame in frames.items():
+        path = paths[name]
+        _remove_leftovers(path)
+        if frame.height:
+            write_parquet(path, frame)
+            written.append(path)
+        elif path.exists():
+            remove_file(path)
+            gone.append(path)
+    return written, gone
 
 
 def _check_identity(server_run_id: str, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
@@ -158,14 +173,31 @@ def _money_fault(value: Any) -> str:
     return "" if amount == amount.quantize(Decimal("1e-9")) else "it has more than nine decimals"
 
 
-def _write(path: Path, frame: pl.DataFrame) -> None:
+def write_parquet(path: Path, frame: pl.DataFrame) -> None:
     """Bytes first, on the disk, then the name: a reader sees the whole file or none."""
+    with _written_whole(path) as temporary, temporary.open("wb") as file:
+        frame.write_parquet(file, compression="zstd", statistics=True)
+
+
+def write_parquet_from(path: Path, frame: pl.LazyFrame) -> None:
+    """The same for rows that need not fit the memory."""
+    with _written_whole(path) as temporary:
+        frame.sink_parquet(temporary, compression="zstd", statistics=True, row_group_size=122_880)
+
+
+def remove_file(path: Path) -> None:
+    """Remove it so that it stays removed; one that is gone is no error."""
+    path.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+@contextmanager
+def _written_whole(path: Path) -> Iterator[Path]:
     _make_folder(path.parent)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{_TEMPORARY}")
     try:
-        with temporary.open("wb") as file:
-            frame.write_parquet(file, compression="zstd", statistics=True)
-            file.flush()
+        yield temporary
+        with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tasks.domain import events as ev
 from tasks.domain.cells import OUTCOME_OF, Cell, Outcome, Reason
 from tasks.domain.run_plan import RunPlan
 from tasks.lake import RunContext, rows_from_events
@@ -309,3 +310,26 @@ def test_lost_lines_are_counted() -> None:
     plan, lines, context = finished_run()
     (run,) = rows_from_events(plan, [x for x in lines if x["seq"] not in (1, 5, 9)], context)["server_runs"]
     assert run["n_events_missing"] == 3
+
+
+def test_a_download_with_a_wrong_checksum_came_in_full() -> None:
+    """The agent removes the file and counts from 0 again; the bytes came all the same."""
+    log = EventLog()
+    log.add("AgentStarted", 0.0)
+    log.event(ev.DownloadStarted(1.0, "small", 100))
+    log.event(ev.DownloadProgress(2.0, "small", 60, 3))
+    log.event(ev.DownloadProgress(3.0, "small", 0, 0))
+    log.event(ev.DownloadFailed(4.0, "small", "checksum", "sha256 is aa, expected bb"))
+    (row,) = rows_from_events(make_plan("cx22", "run-d"), log.lines, make_context())["downloads"]
+    assert (row["bytes"], row["n_connections"], row["reason"]) == (100, 3, "checksum")
+    assert row["bytes_per_s"] == pytest.approx(100 / 3)
+
+
+def test_a_download_too_short_to_count_its_connections_has_no_count() -> None:
+    log = EventLog()
+    log.add("AgentStarted", 0.0)
+    log.event(ev.DownloadStarted(1.0, "small", 100))
+    log.event(ev.DownloadProgress(1.2, "small", 100, 0))
+    log.event(ev.DownloadFinished(1.3, "small", 100, "aa"))
+    (row,) = rows_from_events(make_plan("cx22", "run-d"), log.lines, make_context())["downloads"]
+    assert row["n_connections"] is None and row["bytes"] == 100
