@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from decimal import Decimal
 from typing import Any
 
 import humanize
@@ -21,6 +23,7 @@ from tasks.progress import Step, listening
 
 # A pipe or a log file has no width of its own; 80 columns would cut every name.
 PIPE_WIDTH = 180
+ROWS_SHOWN = 60  # of a plan: thousands of rows help nobody on a terminal
 
 
 def _console(*, stderr: bool) -> Console:
@@ -84,24 +87,45 @@ def _plain_line(step: Step) -> None:
 
 def plan(sweep_plan: SweepPlan) -> None:
     table = Table(title=f"Plan of {sweep_plan.sweep_id}", title_justify="left")
-    for name in ("server", "vCPU", "memory", "USD/h", "minutes", "USD", "models", "run"):
+    for name in ("vendor", "server", "vCPU", "memory", "USD/h", "minutes", "USD", "models", "run"):
         table.add_column(name, justify="right" if name in ("vCPU", "memory", "USD/h", "minutes", "USD") else "left")
-    for s in sweep_plan.servers:
+    for s in sweep_plan.servers[:ROWS_SHOWN]:
         table.add_row(
+            s.offer.vendor,
             s.offer.name,
             str(s.offer.vcpus),
             humanize.naturalsize(s.offer.memory_bytes, binary=True),
-            str(s.offer.usd_per_hour),
+            f"{s.offer.usd_per_hour.normalize():f}",
             f"{s.low_s / 60:.0f}–{s.high_s / 60:.0f}",
             f"{s.low_usd}–{s.high_usd}",
             " ".join(s.models),
             "[green]yes[/green]" if s.run else f"[yellow]no: {s.why}[/yellow]",
         )
     out.print(table)
+    if len(sweep_plan.servers) > ROWS_SHOWN:
+        out.print(f"… and {len(sweep_plan.servers) - ROWS_SHOWN} more; --json has them all.")
+        _by_vendor(sweep_plan)
     out.print(
         f"TOTAL {len(sweep_plan.to_run())} servers, {sweep_plan.low_usd}–{sweep_plan.high_usd} USD "
         f"(worst case, if every gate passes only just); cap {sweep_plan.max_usd} USD"
     )
+
+
+def _by_vendor(sweep_plan: SweepPlan) -> None:
+    """Of a long plan, what people want to know first: how many of each vendor run, for how much, and why not."""
+    table = Table(title="By vendor", title_justify="left")
+    for name in ("vendor", "servers", "USD at most", "not run, and why"):
+        table.add_column(name, justify="right" if name in ("servers", "USD at most") else "left")
+    for vendor in dict.fromkeys(s.offer.vendor for s in sweep_plan.servers):
+        ours = [s for s in sweep_plan.servers if s.offer.vendor == vendor]
+        why = Counter("no money left under the cap" if s.over_budget else s.why for s in ours if not s.run)
+        table.add_row(
+            vendor,
+            str(sum(s.run for s in ours)),
+            str(sum((s.high_usd for s in ours if s.run), Decimal(0))),
+            "; ".join(f"{n}: {reason}" for reason, n in why.most_common()),
+        )
+    out.print(table)
 
 
 def closing(services: Any, result: Any) -> None:
