@@ -1,0 +1,123 @@
+"""The SDK's clients: with time limits, without retries of their own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from threading import Lock
+from typing import TYPE_CHECKING, Any, cast
+
+from azure.core import PipelineClient
+from azure.core.credentials import TokenCredential
+from azure.core.pipeline.policies import RetryPolicy
+from azure.core.rest import HttpRequest
+from azure.mgmt.compute import ComputeManagementClient
+from azure.mgmt.network import NetworkManagementClient
+from azure.mgmt.resource.resources import ResourceManagementClient
+
+if TYPE_CHECKING:
+    from azure.mgmt.resource.resources.v2025_04_01 import ResourceManagementClient as TypedResourceClient
+
+PUBLIC_ENDPOINT = "https://management.azure.com"
+PRICES_ENDPOINT = "https://prices.azure.com"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connection:
+    """How Azure is reached.
+
+    endpoint, token_scope: others in national clouds. ca_file: certificates to trust instead of the usual ones, "" for
+    those. connect_timeout_s, read_timeout_s: of every
+    single call. The credential stays out of the repr.
+    """
+
+    subscription_id: str
+    credential: TokenCredential = field(repr=False)
+    endpoint: str = PUBLIC_ENDPOINT
+    token_scope: str = f"{PUBLIC_ENDPOINT}/.default"
+    prices_endpoint: str = PRICES_ENDPOINT
+    ca_file: str = ""
+    connect_timeout_s: float = 10.0
+    read_timeout_s: float = 60.0
+
+
+class Clients:
+    """One client per API, made at its first use: importing all of them takes seconds.
+
+    Retries are off. azure-core sends a PUT or DELETE again after 408, 429, 5xx and lost connections, up to ten times;
+    a create whose first answer was lost would come back as "exists", and throttling would stay hidden from the shared
+    code, which waits and resolves by itself.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self._lock = Lock()
+
+    @cached_property
+    def compute(self) -> ComputeManagementClient:
+        return ComputeManagementClient(self.connection.credential, self.subscription_id, **self._options())
+
+    @cached_property
+    def network(self) -> NetworkManagementClient:
+        return NetworkManagementClient(self.connection.credential, self.subscription_id, **self._options())
+
+    @cached_property
+    def resources(self) -> TypedResourceClient:
+        client = ResourceManagementClient(self.connection.credential, self.subscription_id, **self._options())
+        return cast("TypedResourceClient", client)  # a facade over API versions; what it resolves to has types
+
+    @cached_property
+    def prices(self) -> PipelineClient[Any, Any]:
+        """Public and only read, so it may try again by itself."""
+        options = self._options() | {"base_url": self.connection.prices_endpoint}
+        return PipelineClient(**options, policies=[RetryPolicy(retry_total=4, retry_backoff_factor=0.5)])
+
+    @property
+    def subscription_id(self) -> str:
+        return self.connection.subscription_id
+
+    def open(self) -> None:
+        """Make all clients now; cached properties are not safe to make from many threads at once."""
+        with self._lock:
+            _ = (self.compute, self.network, self.resources)
+
+    def get_json(self, path: str, api_version: str) -> Any:
+        """What has no client of its own among the installed ones. path: below the subscription."""
+        url = f"{self.connection.endpoint}/subscriptions/{self.subscription_id}{path}"
+        response = self.compute.send_request(HttpRequest("GET", url, params={"api-version": api_version}))
+        response.raise_for_status()
+        return response.json()
+
+    def get_prices(self, url: str) -> Any:
+        """One page of the price list. Raises HttpResponseError."""
+        response = self.prices.send_request(HttpRequest("GET", url))
+        response.raise_for_status()
+        return json.loads(response.text())
+
+    def _options(self) -> dict[str, Any]:
+        connection = self.connection
+        options: dict[str, Any] = {
+            "base_url": connection.endpoint,
+            "credential_scopes": [connection.token_scope],
+            "connection_timeout": connection.connect_timeout_s,
+            "read_timeout": connection.read_timeout_s,
+            "retry_total": 0,
+        }
+        if connection.ca_file:
+            options["connection_verify"] = connection.ca_file
+        return options
+
+
+def each_page_until_error(items: Iterable[Any]) -> Iterator[Any | Exception]:
+    """The items of a paged listing; where a page fails, its exception comes last, so that what came before counts."""
+    try:
+        yield from items
+    except Exception as exc:
+        yield exc
+
+
+def pool(n_threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max_workers=n_threads, thread_name_prefix="azure")

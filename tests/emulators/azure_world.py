@@ -1,0 +1,97 @@
+"""Azure over its emulator, through its SDK, with a clock that tests move."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from azure.core.credentials import AccessToken, TokenCredential
+
+from tasks.clouds.azure import AzureCloud, Connection
+from tests.emulators.azure import AzureEmulator
+from tests.emulators.azure_state import SUBSCRIPTION
+from tests.emulators.azure_tls import authority
+from tests.emulators.base import Existing, Fault
+from tests.emulators.serving import served
+from tests.memory_cloud import Clock
+
+TOKEN = "a-token-of-a-test"
+EXPIRES_UNIX_S = 4_000_000_000  # by the real clock
+
+
+@dataclass
+class StaticCredential:
+    """A token that somebody else has got."""
+
+    token: str = TOKEN
+
+    def get_token(self, *scopes: str, **kwargs: Any) -> AccessToken:
+        return AccessToken(self.token, EXPIRES_UNIX_S)
+
+
+@dataclass
+class AzureWorld:
+    emulator: AzureEmulator
+    cloud: AzureCloud
+    url: str
+    clock: Clock
+    server_type: str = "Standard_D4as_v5"
+    places: tuple[str, ...] = ("westeurope-1", "westeurope-2", "eastus-1", "northcentralus")
+
+    def now(self) -> float:
+        return self.clock.now()
+
+    def sleep(self, seconds: float) -> None:
+        self.clock.sleep(seconds)
+
+    def existing(self) -> list[Existing]:
+        return self.emulator.existing()
+
+    def add_foreign(self) -> None:
+        self.emulator.add_foreign()
+
+    def plant(self, *faults: Fault) -> None:
+        self.emulator.faults.plant(*faults)
+
+    def capacity_fault(self) -> Fault:
+        return Fault("virtualMachines.createOrUpdate", how="code", code="ZonalAllocationFailed")
+
+    def quota_fault(self) -> Fault:
+        return Fault("virtualMachines.createOrUpdate", how="code", code="QuotaTotal")
+
+    def throttle_fault(self) -> Fault:
+        return Fault("virtualMachines.createOrUpdate", how="code", code="TooManyRequests")
+
+    def auth_fault(self) -> Fault:
+        return Fault("", how="code", code="ExpiredAuthenticationToken")
+
+    def calls(self) -> list[str]:
+        return list(self.emulator.faults.calls)
+
+    def cloud_with(self, credential: TokenCredential | None = None, **options: Any) -> AzureCloud:
+        """The adapter with other credentials or options, on the same subscription."""
+        return _cloud(self.url, self.clock, credential or StaticCredential(), **options)
+
+
+@contextmanager
+def open_world(**options: Any) -> Iterator[AzureWorld]:
+    """options: of the emulator, its account and its shop."""
+    clock = Clock()
+    emulator = AzureEmulator(clock.now, **options)
+    with served(emulator, tls=authority()[1]) as url:
+        yield AzureWorld(emulator, _cloud(url, clock, StaticCredential()), url, clock)
+
+
+def _cloud(url: str, clock: Clock, credential: TokenCredential, **options: Any) -> AzureCloud:
+    connection = Connection(
+        subscription_id=options.pop("subscription_id", SUBSCRIPTION),
+        credential=credential,
+        endpoint=url,
+        prices_endpoint=url,
+        ca_file=authority()[0],
+        connect_timeout_s=5.0,
+        read_timeout_s=options.pop("read_timeout_s", 5.0),
+    )
+    return AzureCloud(connection, now=clock.now, sleep=clock.sleep, poll_s=0.5, **options)
