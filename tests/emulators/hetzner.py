@@ -82,7 +82,7 @@ class HetznerEmulator:
         with self._lock:
             body = {"name": f"theirs-{len(self.project.table('servers'))}", "server_type": "cx23"}
             body |= {"image": "ubuntu-24.04", "location": "fsn1"}
-            server, _, _ = self.project.create_server(body | {"labels": {"team": "web"}})
+            server, _, _ = self.project.create_server(body | {"labels": {"team": "web"}}, foreign=True)
             volume = self.project.add("volumes", f"data-{server.id}", "fsn1", {})
             volume.data = {"size": 10, "assignee": server.id}
             snapshot = self.project.add("images", "", "", {})

@@ -136,7 +136,8 @@ class Project:
 
     # -- servers --
 
-    def create_server(self, body: dict[str, Any]) -> tuple[Thing, Action, list[Action]]:
+    def create_server(self, body: dict[str, Any], *, foreign: bool = False) -> tuple[Thing, Action, list[Action]]:
+        """foreign: somebody else's, which no machine need be started for."""
         kind = TYPES.get(str(body["server_type"]))
         place = str(body.get("location", "fsn1"))
         if kind is None or place not in schema.LOCATIONS:
@@ -167,7 +168,8 @@ class Project:
         server.data["failed"] = bool(error)
         created = self.act("create_server", server, self.create_s, error)
         started = [] if error else [self.act("start_server", server, self.create_s)]
-        if not error:
+        server.data["foreign"] = foreign
+        if not error and not foreign:
             guest = Guest(
                 cloud_id=str(server.id),
                 name=server.name,
@@ -192,7 +194,8 @@ class Project:
             return "initializing"
         if server.data["off"]:
             return "off"
-        return "running" if self.machines.address(str(server.id)) else "starting"
+        runs = server.data.get("foreign") or self.machines.address(str(server.id))
+        return "running" if runs else "starting"
 
     def delete_server(self, server: Thing) -> Action:
         if server.protected:
