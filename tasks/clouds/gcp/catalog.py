@@ -1,0 +1,134 @@
+"""What Google sells: machine types of every zone with their prices, from its own two APIs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from google.cloud import compute_v1
+
+from tasks.clouds.base import ServerType
+from tasks.clouds.gcp.clients import Clients
+from tasks.clouds.gcp.prices import SOURCE, Rates, Shape, read_rates
+from tasks.clouds.gcp.resources import VENDOR, last_segment
+
+USD = "USD"
+NO_CURRENCY = ""
+"""Of a type without a price: nothing can be reserved for it, so nothing can be planned with it."""
+
+_NANO_USD = Decimal("1e-9")
+_ARCHES = {"X86_64": "x86_64", "ARM64": "aarch64"}
+
+GPU_MEMORY_GIB = {
+    "nvidia-tesla-p4": 8,
+    "nvidia-tesla-t4": 16,
+    "nvidia-tesla-p100": 16,
+    "nvidia-tesla-v100": 16,
+    "nvidia-l4": 24,
+    "nvidia-tesla-a100": 40,
+    "nvidia-a100-80gb": 80,
+    "nvidia-h100-80gb": 80,
+    "nvidia-h100-mega-80gb": 80,
+    "nvidia-h200-141gb": 141,
+    "nvidia-b200": 180,
+    "nvidia-gb200": 186,
+    "nvidia-rtx-pro-6000": 96,
+}
+"""Of one GPU: docs.cloud.google.com/compute/docs/gpus. The API does not say it."""
+
+
+@dataclass
+class _Sold:
+    """One machine type, wherever it is sold."""
+
+    shape: Shape
+    arch: str
+    zones: list[str] = field(default_factory=list)
+
+
+def read_catalog(
+    clients: Clients, project: str, regions: Sequence[str], now: Callable[[], float]
+) -> tuple[ServerType, ...]:
+    """Every machine type of these regions (all when empty), sorted by name. Raises what the SDK raises."""
+    with ThreadPoolExecutor(3, thread_name_prefix="gcp-catalog") as pool:
+        rates = pool.submit(read_rates, clients)
+        models = pool.submit(_gpu_models, clients, project)
+        sold = _sold(clients, project, regions)
+        read_unix_s = now()
+        return tuple(_server_type(sold[name], rates.result(), models.result(), read_unix_s) for name in sorted(sold))
+
+
+def _sold(clients: Clients, project: str, regions: Sequence[str]) -> dict[str, _Sold]:
+    found: dict[str, _Sold] = {}
+    request = compute_v1.AggregatedListMachineTypesRequest(project=project)
+    for scope_name, scope in clients.machine_types.aggregated_list(request=request, **clients.call):
+        zone = last_segment(scope_name)
+        if regions and region_of(zone) not in regions:
+            continue
+        for kind in scope.machine_types:
+            if not kind.deprecated.state:
+                sold = found.setdefault(kind.name, _Sold(_shape(kind), _ARCHES.get(kind.architecture, "x86_64")))
+                sold.zones.append(zone)
+    return found
+
+
+def _shape(kind: compute_v1.MachineType) -> Shape:
+    gpu = kind.accelerators[0] if kind.accelerators else None
+    return Shape(
+        name=kind.name,
+        vcpus=kind.guest_cpus,
+        memory_mib=kind.memory_mb,
+        gpus=gpu.guest_accelerator_count if gpu else 0,
+        accelerator=gpu.guest_accelerator_type if gpu else "",
+        local_ssds=kind.bundled_local_ssds.partition_count,
+    )
+
+
+def _gpu_models(clients: Clients, project: str) -> dict[str, str]:
+    """ "NVIDIA L4" of "nvidia-l4"."""
+    request = compute_v1.AggregatedListAcceleratorTypesRequest(project=project)
+    return {
+        kind.name: kind.description
+        for _, scope in clients.accelerator_types.aggregated_list(request=request, **clients.call)
+        for kind in scope.accelerator_types
+    }
+
+
+def _server_type(sold: _Sold, rates: Rates, gpu_models: dict[str, str], read_unix_s: float) -> ServerType:
+    """With the zones that have a price, cheapest first. Without any, it says so in `price_source`, and has a price of 0
+    in no currency, which nothing is planned with."""
+    shape = sold.shape
+    by_region = {region: rates.price(shape, region) for region in {region_of(zone) for zone in sold.zones}}
+    spot = {region: rates.price(shape, region, spot=True) for region in by_region}
+    prices = {zone: usd for zone in sold.zones if isinstance(usd := by_region[region_of(zone)], Decimal)}
+    spot_prices = {zone: usd for zone in prices if isinstance(usd := spot[region_of(zone)], Decimal)}
+    why_none = next((why for _, why in sorted(by_region.items()) if isinstance(why, str)), "")
+    places = sorted(prices, key=lambda zone: (prices[zone], zone)) or sorted(sold.zones)
+    return ServerType(
+        vendor=VENDOR,
+        name=shape.name,
+        vcpus=shape.vcpus,
+        memory_bytes=shape.memory_mib * 2**20,
+        disk_bytes=0,
+        arch=sold.arch,
+        places=tuple(places),
+        price_per_hour=_rounded(min(prices.values(), default=Decimal(0))),
+        currency=USD if prices else NO_CURRENCY,
+        price_source=f"{SOURCE}, in effect since {rates.effective[:10]}" if prices else f"none: {why_none}",
+        price_read_unix_s=read_unix_s,
+        gpus=shape.gpus,
+        gpu_model=gpu_models.get(shape.accelerator, shape.accelerator),
+        gpu_memory_bytes=GPU_MEMORY_GIB.get(shape.accelerator, 0) * 2**30,
+        prices={zone: _rounded(usd) for zone, usd in prices.items()},
+        spot_prices={zone: _rounded(usd) for zone, usd in spot_prices.items()},
+    )
+
+
+def region_of(zone: str) -> str:
+    return zone.rpartition("-")[0]
+
+
+def _rounded(usd: Decimal) -> Decimal:
+    return usd.quantize(_NANO_USD)

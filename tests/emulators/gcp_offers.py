@@ -1,0 +1,179 @@
+"""What the emulated Google sells: zones, machine types, GPUs, images, prices as the Cloud Billing Catalog has them.
+
+Shapes and prices are those of public price lists in 2026 or near them; nothing depends on their being exact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+from zlib import crc32
+
+Json = dict[str, Any]
+GIB_PER_PARTITION = 375
+
+ZONES = ("us-central1-a", "us-central1-b", "europe-west4-a")
+REGIONS = ("europe-west4", "us-central1")
+
+
+def region_of(zone: str) -> str:
+    return zone.rpartition("-")[0]
+
+
+@dataclass(frozen=True)
+class MachineType:
+    name: str
+    vcpus: int
+    memory_mib: int
+    arch: str = "X86_64"
+    gpu: str = ""
+    gpus: int = 0
+    ssd_partitions: int = 0
+    zones: tuple[str, ...] = ZONES
+
+    @property
+    def family(self) -> str:
+        return self.name.partition("-")[0]
+
+
+MACHINE_TYPES = {
+    kind.name: kind
+    for kind in (
+        MachineType("e2-micro", 2, 1024),
+        MachineType("e2-standard-2", 2, 8192),
+        MachineType("n1-standard-1", 1, 3840),
+        MachineType("n2-standard-4", 4, 16_384),
+        MachineType("n4-standard-2", 2, 8192),
+        MachineType("n4d-standard-2", 2, 8192, zones=ZONES[:2]),
+        MachineType("c2-standard-4", 4, 16_384, zones=ZONES[:1]),
+        MachineType("c4a-standard-2", 2, 8192, arch="ARM64"),
+        MachineType("c4a-standard-4-lssd", 4, 16_384, arch="ARM64", ssd_partitions=1, zones=ZONES[:1]),
+        MachineType("t2a-standard-1", 1, 4096, arch="ARM64", zones=ZONES[:2]),
+        MachineType("g2-standard-4", 4, 16_384, gpu="nvidia-l4", gpus=1, zones=(ZONES[0], ZONES[2])),
+        MachineType("a3-highgpu-1g", 26, 239_616, gpu="nvidia-h100-80gb", gpus=1, ssd_partitions=2, zones=ZONES[:1]),
+        MachineType("x9-metal-8", 8, 65_536, zones=ZONES[:1]),  # so new that it has no price yet
+    )
+}
+
+ACCELERATOR_TYPES = {"nvidia-l4": "NVIDIA L4", "nvidia-h100-80gb": "NVIDIA H100 80GB", "nvidia-tesla-t4": "NVIDIA T4"}
+
+HYPERDISK_ONLY = ("n4", "n4d", "c4a", "x9")
+
+
+@dataclass(frozen=True)
+class Image:
+    project: str
+    family: str
+    arch: str
+    size_gb: int
+
+
+IMAGES = {
+    (image.project, image.family): image
+    for image in (
+        Image("ubuntu-os-cloud", "ubuntu-2404-lts-amd64", "X86_64", 10),
+        Image("ubuntu-os-cloud", "ubuntu-2404-lts-arm64", "ARM64", 10),
+        Image("ubuntu-os-accelerator-images", "ubuntu-accelerator-2404-amd64-with-nvidia-580", "X86_64", 20),
+        Image("ubuntu-os-accelerator-images", "ubuntu-accelerator-2404-arm64-with-nvidia-580", "ARM64", 20),
+    )
+}
+
+_CORE_RAM = {  # what the SKU calls the family: per vCPU and hour, per GiB and hour
+    "E2 Instance": ("E2", "0.02181159", "0.00292353"),
+    "N1 Predefined Instance": ("N1", "0.031611", "0.004237"),
+    "N2 Instance": ("N2", "0.031611", "0.004237"),
+    "N4 Instance": ("N4", "0.02950", "0.00335"),
+    "N4D Instance": ("N4D", "0.02500", "0.00284"),
+    "Compute optimized": ("C2", "0.03398", "0.00455"),
+    "C4A Arm Instance": ("C4A", "0.02894", "0.00329"),
+    "T2A Arm Instance": ("T2A", "0.0308", "0.0042"),
+    "G2 Instance": ("G2", "0.024988", "0.002927"),
+    "A3 Instance": ("A3", "0.029917", "0.002605"),
+}
+_GPUS = {"Nvidia L4 GPU": "0.560040", "Nvidia H100 80GB GPU": "9.796550", "Nvidia Tesla T4 GPU": "0.35"}
+_SPOT = Decimal("0.4")
+_EUROPE = Decimal("1.1")
+
+
+def skus() -> list[Json]:
+    """As services/6F81-5844-456A/skus lists them, with the kinds that must not be taken for a price of a server."""
+    found: list[Json] = []
+    for region, where, factor in (("us-central1", "Americas", Decimal(1)), ("europe-west4", "Netherlands", _EUROPE)):
+        for label, (_, core, ram) in _CORE_RAM.items():
+            for part, price, group, unit in (("Core", core, "CPU", "h"), ("Ram", ram, "RAM", "GiBy.h")):
+                text = f"{label} {part} running in {where}"
+                group = "N1Standard" if label.startswith("N1") else group
+                found += _both(text, group, unit, Decimal(price) * factor, region)
+                custom = f"{label.replace(' Instance', '')} Custom Instance {part} running in {where}"
+                found.append(_sku(custom, group, unit, Decimal(9), region))
+                found.append(_sku(f"{label} {part} running in {where} Sole Tenancy", group, unit, Decimal(8), region))
+                found.append(_sku(f"Commitment v1: {text}", group, unit, Decimal(1), region, "Commit1Yr"))
+                found.append(_sku(f"Reserved {text}", group, unit, Decimal(7), region))
+        for label, price in _GPUS.items():
+            found += _both(f"{label} running in {where}", "GPU", "h", Decimal(price) * factor, region)
+        ssd = Decimal("0.08") * factor
+        found.append(_sku(f"SSD backed Local Storage in {where}", "LocalSSD", "GiBy.mo", ssd, region, family="Storage"))
+        spot_ssd = f"SSD backed Local Storage attached to Spot Preemptible VMs in {where}"
+        found.append(_sku(spot_ssd, "LocalSSD", "GiBy.mo", ssd * _SPOT, region, "Preemptible", family="Storage"))
+    found.append(_sku("Network Internet Egress", "PremiumInternetEgress", "GiBy", Decimal("0.12"), "global"))
+    return found
+
+
+def _both(text: str, group: str, unit: str, price: Decimal, region: str) -> list[Json]:
+    spot = _sku(f"Spot Preemptible {text}", group, unit, price * _SPOT, region, "Preemptible")
+    return [_sku(text, group, unit, price, region), spot]
+
+
+def _sku(
+    text: str,
+    group: str,
+    unit: str,
+    price: Decimal,
+    region: str,
+    usage: str = "OnDemand",
+    family: str = "Compute",
+) -> Json:
+    nanos = int((price * 10**9).to_integral_value())
+    money = {"currencyCode": "USD", "units": str(nanos // 10**9), "nanos": nanos % 10**9}
+    old = {"currencyCode": "USD", "units": "99", "nanos": 0}
+    return {
+        "name": f"services/6F81-5844-456A/skus/{crc32(f'{text}|{region}'.encode()):08X}",
+        "skuId": f"{crc32(f'{text}|{region}'.encode()):08X}",
+        "description": text,
+        "category": {
+            "serviceDisplayName": "Compute Engine",
+            "resourceFamily": family,
+            "resourceGroup": group,
+            "usageType": usage,
+        },
+        "serviceRegions": [region],
+        "pricingInfo": [
+            {"effectiveTime": f"2026-{month:02d}-01T00:00:00Z", "pricingExpression": _expression(unit, unit_price)}
+            for month, unit_price in ((6, old), (11, money))
+        ],
+        "serviceProviderName": "Google",
+    }
+
+
+def _expression(unit: str, price: Json) -> Json:
+    return {"usageUnit": unit, "displayQuantity": 1, "tieredRates": [{"startUsageAmount": 0, "unitPrice": price}]}
+
+
+def usd_per_hour(kind: MachineType, zone: str, *, spot: bool) -> Decimal:
+    """What the emulated account is billed while such a server exists."""
+    family = {label: prices for label, prices in _CORE_RAM.items() if prices[0].lower() == kind.family}
+    if not family:
+        return Decimal("1.00")
+    ((_, (_, core, ram)),) = family.items()
+    vcpus = Decimal("0.25") if kind.name == "e2-micro" else Decimal(kind.vcpus)
+    price = vcpus * Decimal(core) + Decimal(kind.memory_mib) / 1024 * Decimal(ram)
+    gpu = {"nvidia-l4": "Nvidia L4 GPU", "nvidia-h100-80gb": "Nvidia H100 80GB GPU"}.get(kind.gpu, "")
+    price += kind.gpus * Decimal(_GPUS.get(gpu, "0"))
+    price += kind.ssd_partitions * GIB_PER_PARTITION * Decimal("0.08") / 730
+    return price * (_SPOT if spot else 1) * (_EUROPE if zone.startswith("europe") else 1)
+
+
+DISK_USD_PER_GIB_HOUR = Decimal("0.10") / 730
+ADDRESS_USD_PER_HOUR = Decimal("0.005")
+SNAPSHOT_USD_PER_GIB_HOUR = Decimal("0.05") / 730
