@@ -14,6 +14,7 @@ from typing import Any
 
 from hcloud import APIException, Client
 from hcloud.actions import ActionFailedException
+from hcloud.firewalls import Firewall
 from hcloud.images import Image
 from hcloud.locations import Location
 from hcloud.server_types import ServerType as HetznerServerType
@@ -108,11 +109,16 @@ class HetznerCloud:
     # -- servers --
 
     def create(self, spec: CreateSpec) -> Resource:
-        """Raises what the SDK raises, ConfigError for tags or networks that cannot be, UnsupportedError for what
-        Hetzner does not sell (spot, GPUs, a disk larger than the type's)."""
+        """Raises what the SDK raises, NotSentError when it did not come to sending, ConfigError for tags that cannot
+        be, UnsupportedError for what Hetzner does not sell (spot, GPUs, a disk larger than the type's)."""
         self._check(spec)
+        labels = to_labels(spec.tags)
         try:
-            server = self._send(spec)
+            firewall = ensure_firewall(self._client, spec.ssh_sources)
+        except Exception as exc:
+            raise errors.NotSentError from exc
+        try:
+            server = self._send(spec, labels, firewall)
         except APIException as exc:
             if not errors.is_code(exc, errors.UNIQUENESS):
                 raise
@@ -136,14 +142,13 @@ class HetznerCloud:
                 next_step="Leave out the largest models for it, or take a larger type.",
             )
 
-    def _send(self, spec: CreateSpec) -> BoundServer:
-        labels = to_labels(spec.tags)
+    def _send(self, spec: CreateSpec, labels: dict[str, str], firewall: Firewall) -> BoundServer:
         answer = self._client.servers.create(
             name=spec.name,
             server_type=HetznerServerType(name=spec.server_type),
             image=Image(name=IMAGE),
             location=Location(name=spec.place),
-            firewalls=[ensure_firewall(self._client, spec.ssh_sources)],
+            firewalls=[firewall],
             ssh_keys=[SSHKey(name=name) for name in self._ssh_keys] or None,
             user_data=user_data(spec),
             labels=labels,

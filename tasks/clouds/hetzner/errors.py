@@ -7,6 +7,7 @@ and the list in hcloud-go's `error.go`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from hcloud import APIException
@@ -18,6 +19,7 @@ from tasks.domain.errors import AuthError, CapacityError, ConfigError, QuotaErro
 NOT_FOUND = "not_found"
 INVALID_INPUT = "invalid_input"
 UNIQUENESS = "uniqueness_error"
+RESOURCE_IN_USE = "resource_in_use"
 RATE_LIMITED = "rate_limit_exceeded"
 RESOURCE_LIMIT = "resource_limit_exceeded"
 READONLY_CODES = ("token_readonly", "forbidden")
@@ -51,7 +53,7 @@ CODES: dict[str, _Meaning] = {
     "protected": (ErrorKind.DELETE_BLOCKED, Scope.ZONE, False),
     "locked": (ErrorKind.DELETE_BLOCKED, Scope.ZONE, False),
     "resource_locked": (ErrorKind.DELETE_BLOCKED, Scope.ZONE, False),
-    "resource_in_use": (ErrorKind.DELETE_BLOCKED, Scope.ZONE, False),
+    RESOURCE_IN_USE: (ErrorKind.DELETE_BLOCKED, Scope.ZONE, False),
     "must_be_unassigned": (ErrorKind.DELETE_BLOCKED, Scope.ZONE, False),
     "server_not_stopped": (ErrorKind.DELETE_BLOCKED, Scope.ZONE, False),
     "volume_already_attached": (ErrorKind.DELETE_BLOCKED, Scope.ZONE, False),
@@ -79,8 +81,14 @@ _LONGEST_MESSAGE = 300
 _TOO_MANY_REQUESTS = 429
 
 
+class NotSentError(Exception):
+    """The create was never sent: something that it needs could not be had. Its cause says why."""
+
+
 def classify(exc: BaseException) -> Classified:
     """Never raises. An answer that is not the API's own JSON says nothing of what became of the request."""
+    if isinstance(exc, NotSentError) and exc.__cause__ is not None:
+        return replace(classify(exc.__cause__), may_exist=False)
     if isinstance(exc, TokensweepError):
         return _classified(_OURS.get(type(exc), _UNKNOWN), exc.reason, exc.message)
     if isinstance(exc, ActionException):

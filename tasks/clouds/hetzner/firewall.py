@@ -13,7 +13,7 @@ from ipaddress import ip_network
 from hcloud import APIException, Client
 from hcloud.firewalls import BoundFirewall, Firewall, FirewallRule
 
-from tasks.clouds.hetzner.errors import RESOURCE_LIMIT, UNIQUENESS, is_code
+from tasks.clouds.hetzner.errors import NOT_FOUND, RESOURCE_IN_USE, RESOURCE_LIMIT, UNIQUENESS, is_code
 from tasks.domain.errors import ConfigError
 
 SHARED_LABEL = "tokensweep-shared"
@@ -55,10 +55,16 @@ def _send(client: Client, name: str, rules: list[FirewallRule]) -> BoundFirewall
 
 def remove_unused(client: Client) -> int:
     """Delete our firewalls that guard nothing now; returns how many went."""
-    unused = [f for f in client.firewalls.get_all(label_selector=SHARED_LABEL) if not f.applied_to]
-    for firewall in unused:
-        client.firewalls.delete(firewall)
-    return len(unused)
+    n_removed = 0
+    for firewall in client.firewalls.get_all(label_selector=SHARED_LABEL):
+        if not firewall.applied_to:
+            try:
+                client.firewalls.delete(firewall)
+                n_removed += 1
+            except APIException as exc:
+                if exc.code not in (RESOURCE_IN_USE, NOT_FOUND):  # somebody took it or removed it meanwhile
+                    raise
+    return n_removed
 
 
 def _networks(sources: Sequence[str]) -> list[str]:

@@ -7,6 +7,7 @@ those that a crawler of real start errors met. The SDK tells no HTTP status: onl
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 from upcloud_api import UpCloudAPIError
 
@@ -120,8 +121,7 @@ class NotSentError(Exception):
 def classify(exc: BaseException) -> Classified:
     """Never raises. An answer that is not the API's own JSON says nothing of what became of the request."""
     if isinstance(exc, NotSentError) and exc.__cause__ is not None:
-        found = classify(exc.__cause__)
-        return Classified(kind=found.kind, scope=found.scope, may_exist=False, code=found.code, message=found.message)
+        return replace(classify(exc.__cause__), may_exist=False)
     if isinstance(exc, TokensweepError):
         return _classified(_OURS.get(type(exc), _UNKNOWN), exc.reason, exc.message)
     if isinstance(exc, UpCloudAPIError):
