@@ -1,0 +1,112 @@
+"""Money of other currencies: kept as the vendor said it, converted once, with the rate, its date and its source.
+
+A price that cannot be converted is an error, never a guess: a cap in dollars means nothing for a server whose price
+is not known in dollars.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import date
+from decimal import ROUND_UP, Decimal, InvalidOperation
+from typing import Dict, Mapping, Optional
+
+from tasks.domain.errors import ConfigError, UnsupportedError
+
+USD = "USD"
+NANO_USD = Decimal("1e-9")
+STALE_AFTER_DAYS = 400
+"""A rate older than this is refused: in any year since 2000 the euro has moved by up to 20 %."""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What one unit of a currency is worth in USD, on which day, and who said so."""
+
+    currency: str
+    usd: Decimal
+    day: date
+    source: str
+
+    def __str__(self) -> str:
+        return f"1 {self.currency} = {self.usd:f} USD ({self.source}, {self.day.isoformat()})"
+
+
+KNOWN_RATES: Mapping[str, Rate] = {
+    "EUR": Rate("EUR", Decimal("1.1761"), date(2026, 5, 8), "European Central Bank reference rate"),
+}
+"""Used where the user gives none; from ecb.europa.eu/stats/eurofxref/eurofxref-daily.xml. Kept small on purpose: only
+currencies that a vendor here prices in."""
+
+
+@dataclass(frozen=True)
+class Price:
+    """An amount in the vendor's currency and the same in USD. `rate` is None where it was USD from the start."""
+
+    amount: Decimal
+    currency: str
+    usd: Decimal
+    rate: Optional[Rate] = None
+
+    def basis(self) -> str:
+        """How the USD came about, for the ledger, the plan and the lake: "0.0074 EUR, 1 EUR = 1.1761 USD (…)"."""
+        return f"{self.amount:f} {self.currency}" + (f", {self.rate}" if self.rate else "")
+
+
+def to_usd(amount: Decimal, currency: str, rates: Mapping[str, Rate], *, today: date) -> Price:
+    """Convert once, rounded up to a nano-dollar, so that no cap is passed by rounding.
+
+    rates: `KNOWN_RATES` overlaid with the user's (`read_rates`). Raises UnsupportedError for a currency without a
+    rate and for a rate that is older than STALE_AFTER_DAYS.
+    """
+    if not amount.is_finite() or amount < 0:
+        raise ConfigError(f"A price of {amount} {currency} is none: it must be a number of at least 0.")
+    if currency == USD:
+        return Price(amount, USD, amount)
+    rate = rates.get(currency)
+    if rate is None:
+        known = ", ".join(sorted(rates)) or "none"
+        raise UnsupportedError(
+            f"A price is in {currency}, and no rate to USD is known (known: {known}).",
+            reason="no_exchange_rate",
+            next_step=f"Set TOKENSWEEP_RATES={currency}=<USD for one {currency}>@<day of the rate, YYYY-MM-DD>.",
+        )
+    age_days = (today - rate.day).days
+    if age_days > STALE_AFTER_DAYS:
+        raise UnsupportedError(
+            f"The rate for {currency} is {age_days} days old: {rate}.",
+            reason="stale_exchange_rate",
+            next_step=f"Set TOKENSWEEP_RATES={currency}=<USD for one {currency}>@{today.isoformat()}.",
+        )
+    usd = (amount * rate.usd).quantize(NANO_USD, rounding=ROUND_UP)
+    return Price(amount, currency, usd, rate)
+
+
+def read_rates(text: str, *, today: date) -> Dict[str, Rate]:
+    """The known rates, overlaid with the user's: "EUR=1.1761@2026-05-08, GBP=1.36@2026-05-08".
+
+    Raises ConfigError for what is no rate, and for a day that has not come yet.
+    """
+    rates = dict(KNOWN_RATES)
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        rate = _read_rate(part)
+        if rate.day > today:
+            raise ConfigError(f"The rate {part!r} is of a day that has not come yet (today is {today.isoformat()}).")
+        rates[rate.currency] = rate
+    return rates
+
+
+def _read_rate(part: str) -> Rate:
+    found = re.fullmatch(r"([A-Z]{3})=([0-9.]+)@(\d{4}-\d{2}-\d{2})", part)
+    try:
+        if found is None:
+            raise ValueError(part)
+        usd, day = Decimal(found[2]), date.fromisoformat(found[3])
+        if not usd > 0 or found[1] == USD:
+            raise ValueError(part)
+    except (ValueError, InvalidOperation):
+        raise ConfigError(
+            f"{part!r} is no exchange rate.", next_step="Write it like EUR=1.1761@2026-05-08; join several with commas."
+        ) from None
+    return Rate(found[1], usd, day, "set by the user")
