@@ -29,13 +29,14 @@ def print_json(value: Any) -> None:
 def show_plan(
     settings: Settings, preset_name: str, server: str, label: str, as_json: bool, *, offline: bool = False
 ) -> None:
-    from tasks.engine import ensure_engine
+    from tasks.engine import engine_for
     from tasks.planning import prepare
     from tasks.presets import load_preset
 
     services = open_services(settings)
     preset = load_preset(preset_name, settings.presets)
-    prepared = prepare(preset, services, ensure_engine(settings.cache_dir), label=label, only=server, offline=offline)
+    engine = engine_for(preset.weights, settings.cache_dir)
+    prepared = prepare(preset, services, engine, label=label, only=server, offline=offline)
     if as_json:
         print_json(asdict(prepared.plan))
         return

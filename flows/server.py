@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from decimal import Decimal
+from functools import cache
 from typing import Any
 
 from prefect import flow, get_run_logger
@@ -21,15 +21,18 @@ from pydantic import BaseModel
 
 from flows.live_view import LiveView
 from flows.stopping import stops_on_signals
-from tasks.benchmark import RUN_DIR, follow, upload_and_start
+from tasks.benchmark import follow, open_host
+from tasks.clouds.hosts import SIMULATED, Host
 from tasks.domain.cells import Reason
-from tasks.domain.errors import AgentError, TokensweepError, UnreachableError
+from tasks.domain.errors import AgentError, CleanupError, TokensweepError, UnreachableError
 from tasks.domain.run_plan import RunPlan
-from tasks.engine import Engine, ensure_engine
+from tasks.engine import Engine, engine_for
+from tasks.maintenance import ensure_heartbeat
 from tasks.progress import say
-from tasks.provision import Order, Reach, ServerKeys, create, reach, tear_down_now
+from tasks.provision import Order, ServerKeys, create, tear_down_now
 from tasks.publish import RunRecord, land_now
 from tasks.remote.spool import Spool
+from tasks.settings import Settings
 from tasks.steps import Timeline
 from tasks.threads import in_thread, to_its_end
 from tasks.wiring import Services, open_services
@@ -93,18 +96,28 @@ async def server(order: ServerOrder) -> ServerReport:
 
 async def run_server(order: ServerOrder) -> ServerReport:
     """The work of the subflow; also runs without Prefect, where that has gone in the middle of a sweep."""
-    services = open_services()
+    services = _services_as(Settings().model_dump_json())
     plan = RunPlan.from_json(order.plan)
-    engine = await in_thread(ensure_engine, services.settings.cache_dir)
+    engine = await in_thread(engine_for, plan.models[0].weights, services.settings.cache_dir)
     return await _Run(order, plan, services, engine).carry_out()
+
+
+@cache
+def _services_as(settings: str) -> Services:
+    """One ledger and one client per vendor for all server runs of this process that have the same settings."""
+    return open_services()
 
 
 class _Run:
     def __init__(self, order: ServerOrder, plan: RunPlan, services: Services, engine: Engine) -> None:
         self.order, self.plan, self.services, self.engine = order, plan, services, engine
         self.cloud = services.cloud(order.vendor)
+        self.clock = services.clock(order.vendor)
         self.server_type = self.cloud.server_type(order.server)
         self.record = RunRecord(
+            started_unix_s=self.clock.now(),
+            now=self.clock.now,
+            engine=SIMULATED if plan.models[0].weights == SIMULATED else "llama.cpp",
             isolation=str(getattr(self.cloud, "isolation", "vm")),
             llama_cpp_commit=engine.llama_cpp_commit,
             agent_version=engine.agent_version,
@@ -142,7 +155,7 @@ class _Run:
         self.spool_path.parent.mkdir(parents=True, exist_ok=True)
         self.spool_path.with_suffix(".plan.json").write_text(self.plan.to_json())
         self.record.write_beside(self.spool_path)
-        self.services.ledger.begin_run(
+        self.services.ledger_of(self.order.vendor).begin_run(
             self.plan.server_run_id,
             sweep_id=self.order.sweep_id,
             server=self.order.server,
@@ -156,35 +169,42 @@ class _Run:
             sweep_id=self.order.sweep_id,
             server_run_id=self.plan.server_run_id,
             server_type=self.server_type,
-            deadline_unix_s=time.time() + self.plan.deadline_s + SETUP_S,
+            deadline_unix_s=self.clock.now() + self._longest_s() + SETUP_S,
             cap_usd=_decimal(self.order.max_usd_sweep),
             usd_per_hour=_decimal(self.plan.price_usd_per_hour),
             places=self.order.places,
             disk_bytes=self.order.disk_bytes,
             spot=self.order.spot,
         )
-        began = time.time()
+        began = self.clock.now()
         say(self.order.server, "create")
         async with self.timeline.bar(f"create {self.order.server}"):
+            await in_thread(ensure_heartbeat, self.services, self.order.vendor)
             live = await create(order, self.services, keys, self.cancel)
         self.record.phase("create", began)
-        how = reach(live, keys, self.services, self.cancel)
-        began = time.time()
+        host = open_host(live, keys, self.services, self.engine, self.cancel)
+        began = self.clock.now()
         say(self.order.server, "connect")
         async with self.timeline.bar("connect"):
-            session = await in_thread(how.connect, on_cancel=self.cancel.set)
-        self.record.ssh_ready_unix_s = time.time()
+            await in_thread(host.connect, on_cancel=self.cancel.set)
+        self.record.ssh_ready_unix_s = self.clock.now()
         self.record.phase("connect", began)
-        began = time.time()
-        plan = _with_billed(self.plan, time.time() - (live.row.sent_unix_s or began))
+        began = self.clock.now()
+        plan = _with_billed(self.plan, began - (live.row.sent_unix_s or began))
         async with self.timeline.bar("upload agent and runtime"):
-            with session:
-                started = await upload_and_start(session, plan, self.engine, RUN_DIR)
+            started = await in_thread(host.start, plan, on_cancel=self.cancel.set)
         self.record.agent_started_unix_s, self.record.bytes_sent = started.agent_started_unix_s, started.bytes_sent
         self.record.phase("upload", began)
-        await self._follow(how)
+        await self._follow(host)
 
-    async def _follow(self, how: Reach) -> None:
+    def _longest_s(self) -> float:
+        """The run's deadline, or when its money is spent: what is reserved for a dear server is not for an hour."""
+        plan = self.plan
+        if plan.price_usd_per_hour <= 0:
+            return plan.deadline_s
+        return min(plan.deadline_s, plan.max_usd / plan.price_usd_per_hour * 3600.0)
+
+    async def _follow(self, host: Host) -> None:
         """Follow the agent; a copy of every event goes to the live view (tasks and progress in the UI)."""
         loop = asyncio.get_running_loop()
         view = LiveView(self.plan, self.timeline, self.log)
@@ -198,15 +218,7 @@ class _Run:
 
         def work() -> None:
             with Spool(self.spool_path) as spool:
-                follow(
-                    how,
-                    RUN_DIR,
-                    spool,
-                    on_event,
-                    give_up_s=self.services.settings.reconnect_give_up_s,
-                    cancel=self.cancel,
-                    on_lost=on_lost,
-                )
+                follow(host, spool, on_event, cancel=self.cancel, on_lost=on_lost)
 
         async def show() -> None:
             while (event := await queue.get()) is not None:
@@ -221,10 +233,15 @@ class _Run:
             shown.cancel()
 
     async def _end_servers(self) -> None:
-        began = time.time()
+        """A delete that was not taken does not change how the run ended: it is in the ledger, the reaper goes on with
+        it, and the report counts it."""
+        began = self.clock.now()
         say(self.order.server, "tear down")
         async with self.timeline.bar("tear down"):
-            await in_thread(tear_down_now, self.plan.server_run_id, self.services)
+            try:
+                await in_thread(tear_down_now, self.plan.server_run_id, self.services)
+            except CleanupError as exc:
+                self.log.error("%s", exc)
         self.record.phase("teardown", began)
 
     async def _land(self) -> None:

@@ -22,12 +22,12 @@ from flows.stopping import stops_on_signals, was_cancelled_in_prefect
 from tasks.artifacts import SweepProgress, publish_leaks, publish_plan, publish_results
 from tasks.domain.errors import ConfigError, TokensweepError
 from tasks.domain.sweep_plan import PlannedServer
-from tasks.engine import Engine, ensure_engine
+from tasks.engine import Engine, engine_for
 from tasks.leaks import leaks as find_leaks
 from tasks.ledger import RunState
-from tasks.maintenance import heartbeat_is_fresh, pass_of_the_reaper, recover
+from tasks.maintenance import pass_of_the_reaper, recover
 from tasks.models.serve import ModelServer
-from tasks.planning import PreparedSweep, prepare, run_plan
+from tasks.planning import PreparedSweep, configure_vendors, prepare, run_plan
 from tasks.presets import load_preset, preset_names
 from tasks.progress import say
 from tasks.settings import Settings
@@ -124,7 +124,7 @@ async def _sweep(request: SweepRequest) -> SweepResult:
     overrides: dict[str, Any] = {} if request.max_usd is None else {"max_usd": Decimal(str(request.max_usd))}
     preset = load_preset(request.preset, services.settings.presets, overrides)
     say("", "runtime")
-    engine = await in_thread(ensure_engine, services.settings.cache_dir)
+    engine = await in_thread(engine_for, preset.weights, services.settings.cache_dir)
     if request.mode == "run":
         say("", "reap")
         await _clean_up_first(services, log)
@@ -141,6 +141,7 @@ async def _sweep(request: SweepRequest) -> SweepResult:
     if not prepared.to_run():
         return result.model_copy(update={"status": "over_budget" if prepared.plan.over_budget else "nothing_to_do"})
     _refuse_a_second_start(services, prepared.plan.sweep_id)
+    await in_thread(configure_vendors, prepared, services)
     server_reports = await _fan_out(prepared, services, engine)
     left = await _prove(prepared, services)
     failed = [r for r in server_reports if r.outcome in ("failed", "interrupted")]
@@ -183,8 +184,6 @@ async def _fan_out(prepared: PreparedSweep, services: Services, engine: Engine) 
 
     async def one(planned: PlannedServer, urls: dict[str, str]) -> ServerReport:
         async with places:
-            if not heartbeat_is_fresh(services, planned.offer.vendor):
-                await in_thread(pass_of_the_reaper, services)
             order = await in_thread(_order, prepared, planned, services, urls)
             await gate.acquire()
             log.info("%s: started, at most %s USD", order.server, planned.high_usd)

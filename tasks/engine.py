@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
+from tasks.clouds.hosts import SIMULATED
 from tasks.settings import CHECKOUT
 
 _IMAGE = CHECKOUT / "agent-image"
@@ -34,6 +35,21 @@ def ensure_engine(cache_dir: Path) -> Engine:
     """Build what is missing (minutes, once) and say where it is. Raises ConfigError with what to install."""
     with _lock:
         return _ensure(cache_dir)
+
+
+def engine_for(weights: str, cache_dir: Path) -> Engine:
+    """The engine that measures such weights. Simulated servers run none, so nothing is built for them."""
+    if weights != SIMULATED:
+        return ensure_engine(cache_dir)
+    return Engine(
+        runtime_tarball=cache_dir,
+        runtime_dir=cache_dir,
+        runtime_id=SIMULATED,
+        llama_cpp_commit=SIMULATED,
+        build_names=(),
+        agent=cache_dir,
+        agent_version=SIMULATED,
+    )
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import uuid
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from tasks.remote.spool import Spool
 from tasks.wiring import Services
 
 HEARTBEAT_FRESH_S = 120.0
+PROVE_S = 30.0
+
+_passing = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ def _recover_one(services: Services, run: ServerRun) -> Recovered:
     spool = Path(run.spool_path)
     plan_path = spool.with_suffix(".plan.json")
     if not plan_path.is_file():
-        services.ledger.end_run(run.server_run_id, RunState.INTERRUPTED)
+        services.ledger_of(run.vendor).end_run(run.server_run_id, RunState.INTERRUPTED)
         return Recovered(run, False, "it had not begun to measure")
     try:
         plan = RunPlan.from_json(plan_path.read_text())
@@ -57,10 +61,18 @@ def _has_finished(spool_path: Path) -> bool:
         return any(event.get("kind") == "Finished" for event in spool.read_all())
 
 
-def pass_of_the_reaper(services: Services, *, prove_s: float = 30.0, dry_run: bool = False) -> ReapReport:
-    """One pass over every vendor that is set up; leaves the heartbeat without which nothing is created."""
+def pass_of_the_reaper(
+    services: Services, *, vendor: str = "", prove_s: float | None = None, dry_run: bool = False
+) -> ReapReport:
+    """One pass over every vendor that is set up, or over one; leaves the heartbeat without which nothing is created.
+
+    prove_s: how long to wait for proofs, by default as long as the vendors' listings need for them.
+    """
+    clouds = [services.cloud(vendor)] if vendor else services.clouds()
+    if prove_s is None:
+        prove_s = PROVE_S + 4 * max((cloud.traits.visibility_lag_s for cloud in clouds), default=0.0)
     return reap(
-        services.clouds(),
+        clouds,
         services.ledger,
         time.time,
         time.sleep,
@@ -72,4 +84,13 @@ def pass_of_the_reaper(services: Services, *, prove_s: float = 30.0, dry_run: bo
 
 def heartbeat_is_fresh(services: Services, vendor: str) -> bool:
     beat_unix_s = services.ledger.last_beat(vendor)
-    return beat_unix_s is not None and time.time() - beat_unix_s < HEARTBEAT_FRESH_S
+    return beat_unix_s is not None and services.clock(vendor).now() - beat_unix_s < HEARTBEAT_FRESH_S
+
+
+def ensure_heartbeat(services: Services, vendor: str) -> None:
+    """Pass over the vendor once, unless that was done just now. Server runs that ask together share one pass."""
+    if heartbeat_is_fresh(services, vendor):
+        return
+    with _passing:
+        if not heartbeat_is_fresh(services, vendor):
+            pass_of_the_reaper(services, vendor=vendor, prove_s=0.0)

@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 
 from tasks.catalog import Catalog
 from tasks.clouds.base import ServerType, Traits
+from tasks.clouds.hosts import SIMULATED, BringsHosts, Configurable
 from tasks.domain.cells import Cell
 from tasks.domain.errors import ConfigError, UnsupportedError
 from tasks.domain.policies import policy_for
@@ -47,7 +48,8 @@ def server_types(cloud: Catalog, wanted: Sequence[str]) -> dict[str, ServerType]
         if not _is_pattern(entry):
             names.append(entry)
             continue
-        fitting = [kind.name for kind in cloud.catalog() if fnmatchcase(kind.name, entry)]
+        pattern, n = _pattern_and_count(entry)
+        fitting = _spread([kind.name for kind in cloud.catalog() if fnmatchcase(kind.name, pattern)], n)
         if not fitting:
             raise ConfigError(
                 f"{cloud.vendor}: no server type is named like {entry!r}.",
@@ -64,6 +66,19 @@ def _is_pattern(entry: str) -> bool:
     return any(sign in entry for sign in "*?[")
 
 
+def _pattern_and_count(entry: str) -> tuple[str, int | None]:
+    """`c3*:20` is the pattern `c3*` and 20; without a number every type that fits."""
+    pattern, colon, n = entry.rpartition(":")
+    return (pattern, int(n)) if colon and n.isdigit() else (entry, None)
+
+
+def _spread(names: Sequence[str], n: int | None) -> list[str]:
+    """So many of them, evenly over the whole list; all where there are no more."""
+    if n is None or n >= len(names):
+        return list(names)
+    return [names[i * len(names) // n] for i in range(n)]
+
+
 def in_places(kind: ServerType, wanted: Sequence[str]) -> ServerType:
     """The type with only those of its places that are wanted, and the price of the cheapest of them."""
     places = tuple(place for place in kind.places if not wanted or any(fnmatchcase(place, w) for w in wanted))
@@ -74,7 +89,9 @@ def in_places(kind: ServerType, wanted: Sequence[str]) -> ServerType:
 def model_specs(preset: Preset, services: Services) -> tuple[ModelSpec, ...]:
     """The models of the preset, smallest first; files with random weights are made if they are missing."""
     chosen = select_models(load_catalogue(), preset.models)
-    if preset.weights == "real":
+    if preset.weights == SIMULATED:
+        specs = [model.simulated_spec() for model in chosen]
+    elif preset.weights == "real":
         specs = [model.real_spec() for model in chosen]
     else:
         folder = services.settings.cache_dir / "models"
@@ -94,12 +111,37 @@ def prepare(
     servers: list[PlannedServer] = []
     for vendor, names in wanted.items():
         cloud: Catalog = services.offline(vendor) if offline else services.cloud(vendor)
+        _check_fit(cloud, preset)
         done = _done(services, sweep_id, models, preset, vendor)
         for name, sold in server_types(cloud, names).items():
             kind = in_places(sold, preset.places)
             types[f"{vendor}/{name}"] = kind
             servers.append(_planned(kind, cloud.traits, models, preset, done=name in done))
     return PreparedSweep(preset, plan_sweep(sweep_id, servers, preset.max_usd), models, types)
+
+
+def _check_fit(cloud: Catalog, preset: Preset) -> None:
+    """Simulated servers measure simulated weights, and no others do; options must be understood."""
+    own = cloud.weights if isinstance(cloud, BringsHosts) else ""
+    if (own or preset.weights == SIMULATED) and own != preset.weights:
+        raise ConfigError(
+            f"The preset {preset.name} says weights: {preset.weights}, which servers of {cloud.vendor} do not measure.",
+            next_step=f"Write weights: {own or 'real'}." if own else "Write weights: real or random.",
+        )
+    if cloud.vendor != preset.vendor or not preset.vendor_options:
+        return
+    if not isinstance(cloud, Configurable):
+        raise ConfigError(f"The vendor {cloud.vendor} takes no vendor_options.", next_step="Nothing was started.")
+    cloud.check_options(preset.vendor_options)
+
+
+def configure_vendors(prepared: PreparedSweep, services: Services) -> None:
+    """Tell the vendors that take options what the preset says; the others take none."""
+    preset = prepared.preset
+    for vendor in {kind.vendor for kind in prepared.server_types.values()}:
+        cloud = services.cloud(vendor)
+        if isinstance(cloud, Configurable):
+            cloud.configure(dict(preset.vendor_options) if vendor == preset.vendor else {})
 
 
 def _planned(

@@ -22,6 +22,8 @@ from tasks.domain.policies import POLICIES, policy_for
 from tasks.domain.run_plan import LadderStep
 
 VendorName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{1,20}$")]
+# Left out of a sweep's id where they are empty, so that older sweeps keep theirs.
+_NEWER_FIELDS = ("places", "spot", "vendor_options")
 Tokens = Annotated[int, Field(gt=0, le=1_000_000)]
 
 
@@ -37,7 +39,8 @@ class Preset(BaseModel):
     """A sweep. `servers: []` means the vendor's default selection.
 
     An entry of `servers` is a server type, `vendor/type` for another vendor than the preset's, or a pattern of either
-    (`m7i.*`, `hetzner/c*`). places: patterns of zones or regions that may be used; empty for all.
+    (`m7i.*`, `hetzner/c*`), of which `c*:20` takes 20, spread evenly. places: patterns of zones or regions that may be
+    used; empty for all. vendor_options: what the preset's vendor understands (`sim`: docs/sim.md).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -48,8 +51,9 @@ class Preset(BaseModel):
     servers: tuple[str, ...] = ()
     places: tuple[str, ...] = ()
     spot: bool = False
+    vendor_options: dict[str, Any] = Field(default_factory=dict)
     models: tuple[str, ...] = Field(min_length=1)
-    weights: Literal["real", "random"] = "random"
+    weights: Literal["real", "random", "simulated"] = "random"
     pp: tuple[Tokens | Step, ...] = ()
     tg: tuple[Tokens | Step, ...] = ()
     policy: str = "dynamic"
@@ -102,7 +106,7 @@ class Preset(BaseModel):
     def sweep_id(self, engine: str, label: str = "") -> str:
         """Identifies the sweep: the same preset, engine and label give the same id."""
         what = self.model_dump(mode="json", exclude={"description", "max_parallel", "max_usd"})
-        what = {name: value for name, value in what.items() if name not in ("places", "spot") or value}
+        what = {name: value for name, value in what.items() if value or name not in _NEWER_FIELDS}
         text = json.dumps([what, engine, label], sort_keys=True)
         return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 import threading
-import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
 
 from tasks.clouds.base import CreateSpec, ServerType
+from tasks.clouds.clock import WALL, Clock
 from tasks.clouds.deletion import delete_and_prove, request_delete
 from tasks.clouds.lifecycle import create_server
 from tasks.clouds.request import Draft, LiveServer, ServerRequest
-from tasks.domain.errors import TokensweepError
-from tasks.domain.lifecycle import LedgerRow, ResourceState
+from tasks.domain.errors import CleanupError
+from tasks.domain.lifecycle import LedgerError, LedgerRow, ResourceState
 from tasks.remote.keys import KeyPair, new_client_key, new_host_key
 from tasks.remote.session import Session
 from tasks.remote.ssh import Endpoint, connect
 from tasks.threads import in_thread
 from tasks.wiring import Services
 
-PROOF_WAIT_S = 10.0  # what `finally` waits for the proof; after that it is the reaper's
+logger = logging.getLogger(__name__)
+
+# What `finally` waits for the proof; after that it is the reaper's. A vendor whose listings are further behind than
+# that cannot prove anything meanwhile, so there nothing is waited for.
+PROOF_WAIT_S = 10.0
 
 
 class Cancelled(Exception):
@@ -60,7 +66,7 @@ async def create(order: Order, services: Services, keys: ServerKeys, cancel: thr
 
 def _create(order: Order, services: Services, keys: ServerKeys, cancel: threading.Event) -> LiveServer:
     kind = order.server_type
-    cloud = services.cloud(kind.vendor)
+    cloud, clock = services.cloud(kind.vendor), services.clock(kind.vendor)
 
     def make_spec(draft: Draft) -> CreateSpec:
         return CreateSpec(
@@ -83,7 +89,7 @@ def _create(order: Order, services: Services, keys: ServerKeys, cancel: threadin
         )
 
     def pause(seconds: float) -> None:
-        cancel.wait(seconds)
+        cancel.wait(clock.real_s(seconds))
 
     request = ServerRequest(
         sweep_id=order.sweep_id,
@@ -94,9 +100,8 @@ def _create(order: Order, services: Services, keys: ServerKeys, cancel: threadin
         usd_per_hour=order.usd_per_hour,
         cap_usd=order.cap_usd,
     )
-    return create_server(
-        cloud, services.ledger, make_spec, request, now=time.time, sleep=pause, cancelled=cancel.is_set
-    )
+    ledger = services.ledger_of(kind.vendor)
+    return create_server(cloud, ledger, make_spec, request, now=clock.now, sleep=pause, cancelled=cancel.is_set)
 
 
 @dataclass(frozen=True)
@@ -112,8 +117,17 @@ class Reach:
         return connect(self.endpoint, timeout_s=self.timeout_s, sleep=self.sleep)
 
     def sleep(self, seconds: float) -> None:
-        if self.cancel.wait(seconds):
+        sleeper(WALL, self.cancel)(seconds)
+
+
+def sleeper(clock: Clock, cancel: threading.Event) -> Callable[[float], None]:
+    """Sleeps by that clock, and raises Cancelled as soon as the run is told to end."""
+
+    def sleep(seconds: float) -> None:
+        if cancel.wait(clock.real_s(seconds)):
             raise Cancelled
+
+    return sleep
 
 
 def reach(server: LiveServer, keys: ServerKeys, services: Services, cancel: threading.Event) -> Reach:
@@ -133,19 +147,46 @@ async def tear_down(server_run_id: str, services: Services) -> tuple[LedgerRow, 
 
 
 def tear_down_now(server_run_id: str, services: Services) -> tuple[LedgerRow, ...]:
-    """Works from the ledger alone, so it does not matter how far the run came. Raises CleanupError at the end if a
-    vendor did not take a delete, after all the others were sent."""
+    """Works from the ledger alone, so it does not matter how far the run came. Every delete is sent before any proof
+    is waited for. What is not proven in time stays open in the ledger, and the reaper goes on. Raises CleanupError at
+    the end if a vendor did not take a delete, LedgerError if that could not be recorded.
+    """
     ledger = services.ledger
     open_rows = [r for r in ledger.rows_of_run(server_run_id) if r.state is not ResourceState.GONE]
-    for row in open_rows:
-        request_delete(services.cloud(row.vendor), ledger, row)
-    problems: list[TokensweepError] = []
+    taken: dict[str, bool] = {}
+    failure: LedgerError | None = None
     for row in open_rows:
         try:
-            cloud = services.cloud(row.vendor)
-            delete_and_prove(cloud, ledger, row, now=time.time, sleep=time.sleep, timeout_s=PROOF_WAIT_S, poll_s=0.2)
-        except TokensweepError as exc:
-            problems.append(exc)
-    if problems:
-        raise problems[0]
-    return ledger.rows_of_run(server_run_id)
+            taken[row.intent_id] = request_delete(services.cloud(row.vendor), services.ledger_of(row.vendor), row)
+        except LedgerError as exc:  # the delete was sent all the same
+            failure = exc
+    if failure is not None:
+        raise failure
+    for row in open_rows:
+        if services.cloud(row.vendor).traits.visibility_lag_s < PROOF_WAIT_S:
+            _prove(row, services)
+    rows = ledger.rows_of_run(server_run_id)
+    refused = [row for row in rows if row.state is not ResourceState.GONE and not taken.get(row.intent_id, True)]
+    if refused:
+        raise CleanupError(
+            f"{refused[0].vendor}: the delete of {refused[0].name} was not taken: {refused[0].last_error}",
+            reason="delete_not_taken",
+            next_step="The reaper tries again; see it with `tokensweep leaks`.",
+        )
+    return rows
+
+
+def _prove(row: LedgerRow, services: Services) -> None:
+    clock = services.clock(row.vendor)
+    try:
+        delete_and_prove(
+            services.cloud(row.vendor),
+            services.ledger_of(row.vendor),
+            row,
+            now=clock.now,
+            sleep=clock.sleep,
+            timeout_s=PROOF_WAIT_S,
+            poll_s=0.2,
+        )
+    except CleanupError as exc:
+        logger.warning("%s", exc)

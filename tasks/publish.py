@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -22,7 +22,10 @@ from tasks.wiring import Services
 
 @dataclass
 class RunRecord:
-    """What the controller learns while a server run goes on; becomes the RunContext of its rows."""
+    """What the controller learns while a server run goes on; becomes the RunContext of its rows.
+
+    Times are by the vendor's clock, `now`.
+    """
 
     started_unix_s: float = field(default_factory=time.time)
     ssh_ready_unix_s: float | None = None
@@ -36,11 +39,13 @@ class RunRecord:
     detail: str = ""
     lost_reason: Reason = Reason.SERVER_LOST
     phases: list[ControllerPhase] = field(default_factory=list)
+    engine: str = "llama.cpp"
+    now: Callable[[], float] = time.time
 
     def write_beside(self, spool_path: Path) -> None:
         """Keep what is known from the beginning, for whoever lands the run if this process dies."""
         known = {"isolation": self.isolation, "llama_cpp_commit": self.llama_cpp_commit}
-        known["agent_version"] = self.agent_version
+        known |= {"agent_version": self.agent_version, "engine": self.engine}
         spool_path.with_suffix(".record.json").write_text(json.dumps(known))
 
     @classmethod
@@ -53,7 +58,7 @@ class RunRecord:
     def phase(self, name: str, started_unix_s: float) -> None:
         """Note a step of the controller that began then and ends now."""
         self.phases.append(
-            ControllerPhase(name=name, started_unix_s=started_unix_s, seconds=time.time() - started_unix_s)
+            ControllerPhase(name=name, started_unix_s=started_unix_s, seconds=self.now() - started_unix_s)
         )
 
 
@@ -75,7 +80,8 @@ def land_now(
     services: Services,
 ) -> Landing:
     """Write the run's rows; a second call writes the same files again. The spool goes once they are in the lake."""
-    rows = services.ledger.rows_of_run(plan.server_run_id)
+    ledger = services.ledger_of(server_type.vendor)
+    rows = ledger.rows_of_run(plan.server_run_id)
     costs = [row.cost_usd for row in rows]
     with Spool(spool_path) as spool:
         events = spool.read_all()
@@ -83,7 +89,7 @@ def land_now(
     context = RunContext(
         vendor=server_type.vendor,
         started_unix_s=record.started_unix_s,
-        ended_unix_s=time.time(),
+        ended_unix_s=ledger.now(),
         place=last.place if last else "",
         region=last.place if last else "",
         isolation=record.isolation,
@@ -100,6 +106,7 @@ def land_now(
         price_read_unix_s=server_type.price_read_unix_s,
         billed_s=_billed_s(rows),
         cost_usd=sum((c for c in costs if c is not None), Decimal(0)) if all(c is not None for c in costs) else None,
+        engine=record.engine,
         engine_commit=record.llama_cpp_commit,
         agent_version=record.agent_version,
         bytes_sent_before_bench=record.bytes_sent,
@@ -110,7 +117,7 @@ def land_now(
     )
     lake_rows = rows_from_events(plan, events, context)
     landed = land(services.settings.lake_root, plan.server_run_id, lake_rows)
-    services.ledger.end_run(plan.server_run_id, RunState.LANDED)
+    ledger.end_run(plan.server_run_id, RunState.LANDED)
     spool_path.unlink(missing_ok=True)
     for suffix in (".plan.json", ".record.json"):
         spool_path.with_suffix(suffix).unlink(missing_ok=True)

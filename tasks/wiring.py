@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from tasks.catalog import OfflineCatalog
 from tasks.clouds.base import Cloud
+from tasks.clouds.clock import Clock, clock_of
 from tasks.domain.errors import ConfigError
 from tasks.domain.lifecycle import LedgerError
 from tasks.ledger import Ledger
@@ -29,16 +31,33 @@ def _local(settings: Settings) -> LocalCloud:
     return LocalCloud(settings.local_state_dir, settings.local_isolation)
 
 
+def _sim(settings: Settings) -> Cloud:
+    from tasks.vendors.sim import open_cloud
+
+    return open_cloud(settings.home)
+
+
+IN_HOME: dict[str, Callable[[Settings], Cloud]] = {"local": _local, "sim": _sim}
+"""Vendors without an account: what they have is on this machine, in the home folder."""
+
+
 def _vendor(name: str) -> ModuleType:
     return import_module(f"tasks.vendors.{name}")
 
 
 def _why_not(vendor: str) -> str:
-    """Why this vendor is not set up here, or "" when it is. `local` always is. Asks no network."""
-    return "" if vendor == "local" else str(_vendor(vendor).why_not_configured())
+    """Why this vendor is not set up here, or "" when it is. Asks no network."""
+    return "" if vendor in IN_HOME else str(_vendor(vendor).why_not_configured())
 
 
-VENDORS: tuple[str, ...] = ("local",)
+def _is_used(vendor: str, settings: Settings) -> bool:
+    """Whether something of it may exist here, so that every listing must look at it."""
+    if vendor == "sim":
+        return (settings.home / "sim").is_dir()
+    return not _why_not(vendor)
+
+
+VENDORS: tuple[str, ...] = ("local", "sim")
 """All but `local` are modules of `tasks.vendors`, imported when they are used: their SDKs take seconds."""
 
 
@@ -48,6 +67,7 @@ CLASSES = {
     "gcp": "GcpCloud",
     "hetzner": "HetznerCloud",
     "local": "LocalCloud",
+    "sim": "SimCloud",
     "upcloud": "UpCloud",
 }
 """Class of each vendor in `tasks.clouds.<vendor>`; its traits are known without any account."""
@@ -92,9 +112,17 @@ class Services:
         if vendor not in self._opened:
             if why_not := _why_not(vendor):
                 raise ConfigError(f"{vendor}: {why_not}", next_step=f"See docs/vendors/{vendor}.md.")
-            made = _local(self.settings) if vendor == "local" else _vendor(vendor).open_cloud()
+            made = IN_HOME[vendor](self.settings) if vendor in IN_HOME else _vendor(vendor).open_cloud()
             self._opened[vendor] = made
         return self._opened[vendor]
+
+    def clock(self, vendor: str) -> Clock:
+        """By which the vendor's deadlines, ages and bills go."""
+        return clock_of(self.cloud(vendor))
+
+    def ledger_of(self, vendor: str) -> Ledger:
+        """The ledger, timed by the vendor's clock."""
+        return self.ledger.timed_by(self.clock(vendor).now)
 
     def offline(self, vendor: str) -> OfflineCatalog:
         """What the vendor sold when it was last read here. Asks no network and needs no account."""
@@ -108,10 +136,10 @@ class Services:
         return _local(self.settings)
 
     def clouds(self) -> list[Cloud]:
-        """Every vendor that is set up here, or that the ledger knows open resources of. Raises ConfigError for one of
-        the latter that is no longer set up: what it holds could not be listed."""
+        """Every vendor that is set up (`sim`: used) here, or that the ledger knows open resources of. Raises
+        ConfigError for one of the latter that is no longer set up: what it holds could not be listed."""
         known = self._vendors_of_ledger()
-        return [self.cloud(vendor) for vendor in VENDORS if vendor in known or not _why_not(vendor)]
+        return [self.cloud(vendor) for vendor in VENDORS if vendor in known or _is_used(vendor, self.settings)]
 
     def _vendors_of_ledger(self) -> set[str]:
         try:

@@ -14,6 +14,10 @@ from tasks.clouds.base import Resource
 from tasks.domain.run_plan import RunPlan
 
 
+SIMULATED = "simulated"
+"""Stands in rows wherever a real server would name what it measured with: weights, engine, build."""
+
+
 @dataclass(frozen=True)
 class Started:
     """When the agent was started (unix seconds by the vendor's clock) and how many bytes had to be sent for it."""
@@ -46,11 +50,10 @@ class Host(Protocol):
 class BringsHosts(Protocol):
     """A vendor module whose servers are not reached over SSH and run no engine of ours.
 
-    weights, engine: what rows of such servers say instead of what a real server would have measured with.
+    weights: what rows of such servers say; a preset that measures them says the same.
     """
 
     weights: str
-    engine: str
 
     def host(
         self,
@@ -69,6 +72,10 @@ class BringsHosts(Protocol):
 class Configurable(Protocol):
     """A vendor module that takes options of a preset."""
 
+    def check_options(self, options: dict[str, Any]) -> None:
+        """As `configure`, but changes nothing."""
+        ...
+
     def configure(self, options: dict[str, Any]) -> None:
-        """Raises ConfigError for an option or a value that there is not."""
+        """Take these options instead of the ones before. Raises ConfigError for one that there is not."""
         ...

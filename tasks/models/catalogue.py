@@ -102,6 +102,17 @@ class CatalogueModel:
             revision=self.revision,
         )
 
+    def simulated_spec(self) -> ModelSpec:
+        """For servers that only simulate: the size counts, and nothing is downloaded."""
+        n_bytes = self.bytes or self.random_bytes or self.approximate_bytes or self.tensor_bytes or MIB * 24
+        return ModelSpec(
+            name=self.name,
+            file=self.file or f"{self.name}.gguf",
+            urls=(f"https://models.invalid/{self.name}.gguf",),
+            bytes=n_bytes,
+            weights="simulated",
+        )
+
 
 _Count = Annotated[int, Field(gt=0, le=1 << 40)]
 _Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
-from tasks.benchmark import RUN_DIR, follow, upload_and_start
+from tasks.benchmark import SshHost, follow
 from tasks.clouds.local import microvm
 from tasks.domain.cells import TG
 from tasks.domain.run_plan import ModelSpec, RunPlan
@@ -94,14 +94,16 @@ async def _start(
     bench: Workbench, services: Services, plan: RunPlan, server_type: str, run_id: str, spool_path: Any
 ) -> tuple[float, Any, list[dict[str, Any]]]:
     keys, cancel = ServerKeys(), threading.Event()
-    order = Order("benchmark", run_id, services.local().server_type(server_type), time.time() + 300.0, Decimal(1), Decimal(1))
+    kind, deadline_unix_s = services.local().server_type(server_type), time.time() + 300.0
+    order = Order("benchmark", run_id, kind, deadline_unix_s, Decimal(1), Decimal(1))
     how = reach(await create(order, services, keys, cancel), keys, services, cancel)
-    with how.connect() as session:
-        ssh_ready_unix_s = time.time()
-        started = await upload_and_start(session, plan, bench.engine, RUN_DIR)
+    host = SshHost(how, bench.engine, give_up_s=60.0)
+    host.connect()
+    ssh_ready_unix_s = time.time()
+    started = host.start(plan)
     events: list[dict[str, Any]] = []
     with Spool(spool_path) as spool:
-        follow(how, RUN_DIR, spool, events.append, give_up_s=60.0, cancel=cancel, on_lost=lambda _: None)
+        follow(host, spool, events.append, cancel=cancel, on_lost=lambda _: None)
     return ssh_ready_unix_s, started, events
 
 

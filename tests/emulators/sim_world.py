@@ -112,4 +112,4 @@ def open_world(**options: Any) -> Iterator[SimWorld]:
         try:
             yield world
         finally:
-            world.cloud.state.close()
+            world.cloud.close()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any, TypeVar
 
 from tasks.clouds.base import Classified, CreateSpec, Listing, Ref, Resource, ServerType, Traits
 from tasks.clouds.clock import Clock
+from tasks.clouds.hosts import SIMULATED
 from tasks.clouds.request import region_of
 from tasks.clouds.sim import catalog
 from tasks.clouds.sim.clock import SimClock
@@ -26,14 +28,27 @@ STATE_FILE = "sim.sqlite"
 WINDOW_S = 120.0
 
 
+def _traits(options: SimOptions) -> Traits:
+    return Traits(
+        stopped_bills=True,
+        billing_minimum_s=options.billing_minimum_s,
+        billing_increment_s=options.billing_increment_s,
+        unique_names=options.unique_names,
+        idempotency_token=options.idempotency_token,
+        native_ttl=options.native_ttl,
+        visibility_lag_s=options.visibility_lag_s,
+    )
+
+
 class SimCloud:
-    """One simulated account. Opening a folder that has none makes one with `options`; else its own options hold until
-    `configure` sets others. hook: told of every call before and after its effect, and may raise in its place."""
+    """One simulated account. Its folder is opened, and made, by the first call that needs it; a folder that is there
+    keeps its own options until `configure` sets others. hook: told of every call before and after its effect, and may
+    raise in its place."""
 
     vendor = catalog.VENDOR
-    isolation = "simulated"
-    weights = "simulated"
-    engine = "simulated"
+    isolation = SIMULATED
+    weights = SIMULATED
+    traits = _traits(SimOptions())
 
     def __init__(
         self,
@@ -43,51 +58,57 @@ class SimCloud:
         clock: Clock | None = None,
         hook: Callable[[str, bool], None] = lambda operation, done: None,
     ) -> None:
-        self.state = SimState(folder / STATE_FILE)
-        self._base = options or SimOptions()
-        self._hook = hook
-        self._text = ""
-        if not self.state.text(OPTIONS):
-            self._store(self._base)
-        self.options = self._read_options()
-        self._own_clock = SimClock(self.state, self.options.speedup) if clock is None else None
-        self.clock: Clock = clock or self._own_clock  # type: ignore[assignment]
-
-    @staticmethod
-    def exists(folder: Path) -> bool:
-        """Whether somebody has used the simulated cloud of this folder."""
-        return (folder / STATE_FILE).is_file()
+        self._folder, self._base = folder, options or SimOptions()
+        self._clock, self._hook = clock, hook
+        self._opening = Lock()
+        self._options, self._text = self._base, ""
+        self.traits = _traits(self._base)
 
     @property
-    def traits(self) -> Traits:
-        options = self.options
-        return Traits(
-            stopped_bills=True,
-            billing_minimum_s=options.billing_minimum_s,
-            billing_increment_s=options.billing_increment_s,
-            unique_names=options.unique_names,
-            idempotency_token=options.idempotency_token,
-            native_ttl=options.native_ttl,
-            visibility_lag_s=options.visibility_lag_s,
-        )
+    def state(self) -> SimState:
+        return self._opened[0]
 
-    def configure(self, options: dict[str, Any]) -> None:
-        """Put a preset's options on top of those that this object was opened with; for all processes."""
-        wanted = self._base.with_changes(options)
-        if self._own_clock is not None:
-            self._own_clock.set_speedup(wanted.speedup)
-        self._store(wanted)
-        self.options = self._read_options()
+    @property
+    def clock(self) -> Clock:
+        return self._clock or self._opened[1]
 
-    def _store(self, options: SimOptions) -> None:
-        with self.state.transaction():
-            self.state.put_value(OPTIONS, options.to_dict())
-
-    def _read_options(self) -> SimOptions:
+    @property
+    def options(self) -> SimOptions:
+        """As they are now, whichever process has set them."""
         text = self.state.text(OPTIONS)
         if text != self._text:
-            self.options, self._text = parse_options(json.loads(text)), text
-        return self.options
+            self._options, self._text = parse_options(json.loads(text)), text
+            self.traits = _traits(self._options)
+        return self._options
+
+    @property
+    def _opened(self) -> tuple[SimState, SimClock]:
+        if self._parts is None:
+            with self._opening:
+                if self._parts is None:
+                    state = SimState(self._folder / STATE_FILE)
+                    with state.transaction():
+                        if not state.text(OPTIONS):
+                            state.put_value(OPTIONS, self._base.to_dict())
+                    self._parts = (state, SimClock(state, self._base.speedup))
+        return self._parts
+
+    _parts: tuple[SimState, SimClock] | None = None
+
+    def check_options(self, options: dict[str, Any]) -> None:
+        """Raises ConfigError for an option or a value that there is not. Changes nothing."""
+        self._base.with_changes(options)
+
+    def configure(self, options: dict[str, Any]) -> None:
+        """Put a preset's options on top of those that this object was made with; for all processes. Raises ConfigError,
+        also where the clock's speed would change while servers exist."""
+        wanted = self._base.with_changes(options)
+        state, clock = self._opened
+        if self._clock is None:
+            clock.set_speedup(wanted.speedup)
+        with state.transaction():
+            state.put_value(OPTIONS, wanted.to_dict())
+        self.traits = _traits(wanted)
 
     # ---- what is sold -------------------------------------------------------------------------------
 
@@ -188,13 +209,19 @@ class SimCloud:
             return self._model().add_foreign(name, place)
 
     def draws(self) -> Draws:
-        options = self._read_options()
+        options = self.options
         return Draws(options.seed, options.faults)
+
+    def close(self) -> None:
+        """Let go of the file; nothing ends by that."""
+        if self._parts is not None:
+            self.state.close()
 
     # ---- how calls fail -----------------------------------------------------------------------------
 
     def _model(self) -> Model:
-        return Model(self.state, self._read_options(), self.draws(), self.clock.now())
+        options = self.options
+        return Model(self.state, options, Draws(options.seed, options.faults), self.clock.now())
 
     def _subject(self, ref: Ref) -> str:
         """What a call's number is counted for: the server type, which is the same in a repeated sweep."""
