@@ -8,53 +8,17 @@ from typing import Any
 
 import pytest
 
-from tasks.clouds.base import (
-    DEADLINE_TAG,
-    INTENT_TAG,
-    OWNER,
-    OWNER_TAG,
-    CreateSpec,
-    Ref,
-)
+from tasks.clouds.base import ErrorKind, Ref
 from tasks.clouds.guest import user_data
-from tests.emulators.azure_state import NSG
-from tests.emulators.azure_world import AzureWorld, open_world
-from tests.emulators.base import Guest, NoMachines
+from tests.emulators.azure_state import NSG, Group
+from tests.emulators.azure_world import AzureWorld, open_world, ours, spec_of, usd_per_hour
+from tests.emulators.base import Fault, Guest, NoMachines
 
 
 @pytest.fixture
 def world() -> Iterator[AzureWorld]:
     with open_world() as opened:
         yield opened
-
-
-def spec_of(world: Any, number: int = 1, **changes: Any) -> CreateSpec:
-    intent = f"intent-{number}"
-    deadline_unix_s = world.now() + 3600
-    spec = CreateSpec(
-        intent_id=intent,
-        name=f"tokensweep-{number:020d}",
-        token=f"{number:064x}",
-        server_type=world.server_type,
-        place=world.places[0],
-        deadline_unix_s=deadline_unix_s,
-        sweep_id="sweep-1",
-        server_run_id="run-1",
-        client_public_key="ssh-ed25519 AAAAclient",
-        host_private_key="-----BEGIN OPENSSH PRIVATE KEY-----\nsecret\n-----END OPENSSH PRIVATE KEY-----\n",
-        host_public_key="ssh-ed25519 AAAAhost",
-        ssh_sources=("198.51.100.7/32",),
-        tags={OWNER_TAG: OWNER, INTENT_TAG: intent, DEADLINE_TAG: str(int(deadline_unix_s))},
-    )
-    return replace(spec, **changes)
-
-
-def ours(world: AzureWorld) -> list[str]:
-    return sorted(thing.kind for thing in world.existing() if thing.ours)
-
-
-def usd_per_hour(world: AzureWorld) -> float:
-    return float(sum(thing.usd_per_hour for thing in world.existing() if thing.ours))
 
 
 EVERYTHING = ["disk", "firewall", "group", "ip", "network", "nic", "server"]
@@ -158,3 +122,158 @@ def test_tags_come_back_as_they_were_given(world: AzureWorld) -> None:
     shown = world.cloud.get(made.ref())
     assert made.tags == spec.tags and shown is not None and shown.tags == spec.tags
     assert all(r.tags == spec.tags for r in world.cloud.list_owned().resources)
+
+
+# -- what goes on beside the plain course of things --
+
+
+def test_a_machine_that_its_guest_stopped_is_billed_and_shown_as_stopped(world: AzureWorld) -> None:
+    made = world.cloud.create(spec_of(world))
+    world.sleep(20)
+    running = usd_per_hour(world)
+    world.emulator.power_off(made.name)
+    shown = world.cloud.get(made.ref())
+    assert shown is not None and shown.state == "stopped"
+    assert "stopped" in {r.state for r in world.cloud.list_owned().resources if r.kind == "server"}
+    assert usd_per_hour(world) == running > 0
+    assert world.cloud.traits.stopped_bills
+
+
+def test_at_its_deadline_azure_itself_deallocates_a_forgotten_machine(world: AzureWorld) -> None:
+    spec = spec_of(world, deadline_unix_s=world.now() + 2 * 3600)
+    made = world.cloud.create(spec)
+    world.sleep(7200)
+    shown = world.cloud.get(made.ref())
+    assert shown is not None and shown.state == "running"
+    world.sleep(180)
+    shown = world.cloud.get(made.ref())
+    assert shown is not None and shown.state == "stopped"
+    assert usd_per_hour(world) == pytest.approx(0.0267 + 0.005)  # disk and address stay, until the group is deleted
+    assert not world.cloud.traits.native_ttl
+
+
+@pytest.mark.parametrize("left_s", [1200, 90_000])
+def test_no_timed_shutdown_where_its_first_time_would_not_be_the_deadline(world: AzureWorld, left_s: int) -> None:
+    world.cloud.create(spec_of(world, deadline_unix_s=world.now() + left_s))
+    assert "schedules.createOrUpdate" not in world.calls()
+
+
+def test_a_failed_timed_shutdown_does_not_fail_the_create(world: AzureWorld, caplog: pytest.LogCaptureFixture) -> None:
+    world.plant(Fault("schedules.createOrUpdate", how="code", code="AuthorizationFailed"))
+    made = world.cloud.create(spec_of(world))
+    assert made.state == "pending"
+    assert "has no timed shutdown" in caplog.text
+
+
+def test_an_evicted_spot_machine_takes_disk_and_address_along_and_the_rest_is_found_and_deleted(
+    world: AzureWorld,
+) -> None:
+    spec = spec_of(world, spot=True)
+    made = world.cloud.create(spec)
+    vm = world.emulator.vm(spec.name)
+    assert (vm.properties["priority"], vm.properties["evictionPolicy"]) == ("Spot", "Delete")
+    assert vm.properties["billingProfile"]["maxPrice"] == -1
+    world.sleep(20)
+    world.emulator.evict(spec.name)
+    assert world.cloud.get(made.ref()) is None
+    assert usd_per_hour(world) == 0
+    left = {r.kind: r for r in world.cloud.list_owned().resources}
+    assert sorted(left) == ["firewall", "group", "network"]
+    assert left["group"].tags == spec.tags
+    world.cloud.delete(made.ref())  # although the machine itself is gone
+    world.sleep(30)
+    assert ours(world) == []
+
+
+def test_two_servers_do_not_touch_each_other(world: AzureWorld) -> None:
+    first, second = world.cloud.create(spec_of(world, 1)), world.cloud.create(spec_of(world, 2))
+    world.cloud.delete(first.ref())
+    world.sleep(40)
+    assert world.cloud.get(first.ref()) is None
+    kept = world.cloud.get(second.ref())
+    assert kept is not None and kept.state == "running"
+    assert ours(world) == EVERYTHING
+
+
+def test_what_is_not_ours_is_never_shown_nor_deleted(world: AzureWorld) -> None:
+    world.add_foreign()
+    before = world.existing()
+    assert world.cloud.list_owned().resources == ()
+    for thing in before:
+        world.cloud.delete(Ref(vendor="azure", place=thing.place, name=thing.name, cloud_id=thing.cloud_id))
+        world.cloud.delete(Ref(vendor="azure", place=thing.place, name=thing.name))
+    world.sleep(100)
+    assert world.existing() == before
+    assert not [call for call in world.calls() if "delete" in call]
+
+
+def test_a_group_of_somebody_else_under_our_name_is_neither_taken_over_nor_deleted(world: AzureWorld) -> None:
+    spec = spec_of(world)
+    account = world.emulator.account
+    account.groups[spec.name] = Group(spec.name, "westeurope", {"team": "another"}, world.now())
+    with pytest.raises(Exception) as caught:
+        world.cloud.create(spec)
+    found = world.cloud.classify(caught.value)
+    assert (found.kind, found.code, found.may_exist) == (ErrorKind.UNSUPPORTED, "GroupNameTaken", False)
+    assert account.groups[spec.name].tags == {"team": "another"}
+    assert [thing.kind for thing in world.existing()] == ["group"]
+
+
+def test_an_old_id_does_not_reach_a_server_that_was_made_again_under_its_name(world: AzureWorld) -> None:
+    spec = spec_of(world)
+    old = world.cloud.create(spec)
+    old_refs = [r.ref() for r in world.cloud.list_owned().resources]
+    world.cloud.delete(old.ref())
+    world.sleep(40)
+    new = world.cloud.create(spec)
+    assert new.cloud_id != old.cloud_id
+    assert world.cloud.get(old.ref()) is None
+    for ref in old_refs:
+        world.cloud.delete(ref)
+    world.sleep(100)
+    assert ours(world) == EVERYTHING
+    shown = world.cloud.get(new.ref())
+    assert shown is not None and shown.state == "running"
+
+
+def test_strays_in_a_group_of_somebody_else_are_shown_and_deleted_one_by_one(world: AzureWorld) -> None:
+    """What somebody has moved there, or what a machine has left behind whose group lost its tags."""
+    spec = spec_of(world)
+    made = world.cloud.create(spec)
+    world.sleep(20)
+    world.emulator.account.groups[spec.name].tags = {"team": "another"}
+    shown = {r.kind: r for r in world.cloud.list_owned().resources}
+    assert sorted(shown) == [kind for kind in EVERYTHING if kind != "group"]
+    world.cloud.delete(made.ref())
+    world.sleep(40)
+    assert sorted(t.kind for t in world.existing()) == ["firewall", "group", "network"]
+    for kind in ("firewall", "network"):
+        world.cloud.delete(shown[kind].ref())
+    world.sleep(40)
+    assert [t.kind for t in world.existing()] == ["group"]
+
+
+def test_a_listing_goes_through_every_page() -> None:
+    with open_world(page_size=2) as world:
+        names = {world.cloud.create(spec_of(world, n)).name for n in range(5)}
+        listing = world.cloud.list_owned()
+        assert listing.complete
+        assert {r.name for r in listing.resources if r.kind == "server"} == names
+        assert len(listing.resources) == 5 * len(EVERYTHING)
+
+
+def test_a_listing_that_is_behind_shows_late_and_long_and_get_does_not() -> None:
+    with open_world(lag_s=30.0) as world:
+        made = world.cloud.create(spec_of(world))
+        assert world.cloud.get(made.ref()) is not None
+        assert "server" not in {r.kind for r in world.cloud.list_owned().resources}
+        world.sleep(40)
+        assert sorted(r.kind for r in world.cloud.list_owned().resources) == EVERYTHING
+        world.cloud.delete(made.ref())
+        world.sleep(31)
+        assert world.existing() == []
+        assert world.cloud.get(made.ref()) is None
+        assert world.cloud.list_owned().resources
+        assert world.cloud.traits.visibility_lag_s >= 30
+        world.sleep(31)
+        assert world.cloud.list_owned().resources == ()

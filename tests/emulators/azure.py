@@ -16,7 +16,7 @@ from tests.emulators.azure_machines import Shop
 from tests.emulators.azure_payload import group_json, status_json, thing_json
 from tests.emulators.azure_sales import GROUPLESS_REGIONS, IMAGES, REGIONS, SIZES, meters
 from tests.emulators.azure_state import DISK, IP, KINDS, NET, NIC, NSG, SUBSCRIPTION, VM, Account, Group, Refused, Thing
-from tests.emulators.base import Existing, Faults, Machines, NoMachines, StartResponse
+from tests.emulators.base import Existing, Faults, Machines, NoMachines, StartResponse, WsgiApp
 
 TENANT = "99999999-8888-4777-8666-555555555555"
 CLIENT_ID, CLIENT_SECRET = "77777777-6666-4555-8444-333333333333", "the-secret-of-a-test"
@@ -97,6 +97,7 @@ class AzureEmulator:
         self.page_size = page_size
         self.tokens = {"a-token-of-a-test"}
         self.permissions: list[dict[str, list[str]]] = [{"actions": ["*"], "notActions": []}]
+        self.app: WsgiApp = self._serve
         self.operations: dict[str, tuple[float, tuple[str, str] | None]] = {}
 
     # -- what the shared code asks --
@@ -135,7 +136,7 @@ class AzureEmulator:
         status, message = REFUSALS[code]
         return self._answer(start_response, *_refusal(status, _FAULT_CODES.get(code, code), message))
 
-    def app(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+    def _serve(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         length = int(environ.get("CONTENT_LENGTH") or 0)
         raw = environ["wsgi.input"].read(length) if length else b""
         call = Call(

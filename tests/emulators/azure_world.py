@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from azure.core.credentials import AccessToken, TokenCredential
 
 from tasks.clouds.azure import AzureCloud, Connection
+from tasks.clouds.base import DEADLINE_TAG, INTENT_TAG, OWNER, OWNER_TAG, CreateSpec
 from tests.emulators.azure import AzureEmulator
 from tests.emulators.azure_state import SUBSCRIPTION
 from tests.emulators.azure_tls import authority
@@ -95,3 +96,32 @@ def _cloud(url: str, clock: Clock, credential: TokenCredential, **options: Any) 
         read_timeout_s=options.pop("read_timeout_s", 5.0),
     )
     return AzureCloud(connection, now=clock.now, sleep=clock.sleep, poll_s=0.5, **options)
+
+
+def spec_of(world: AzureWorld, number: int = 1, **changes: Any) -> CreateSpec:
+    intent = f"intent-{number}"
+    deadline_unix_s = world.now() + 3600
+    spec = CreateSpec(
+        intent_id=intent,
+        name=f"tokensweep-{number:020d}",
+        token=f"{number:064x}",
+        server_type=world.server_type,
+        place=world.places[0],
+        deadline_unix_s=deadline_unix_s,
+        sweep_id="sweep-1",
+        server_run_id="run-1",
+        client_public_key="ssh-ed25519 AAAAclient",
+        host_private_key="-----BEGIN OPENSSH PRIVATE KEY-----\nsecret\n-----END OPENSSH PRIVATE KEY-----\n",
+        host_public_key="ssh-ed25519 AAAAhost",
+        ssh_sources=("198.51.100.7/32",),
+        tags={OWNER_TAG: OWNER, INTENT_TAG: intent, DEADLINE_TAG: str(int(deadline_unix_s))},
+    )
+    return replace(spec, **changes)
+
+
+def ours(world: AzureWorld) -> list[str]:
+    return sorted(thing.kind for thing in world.existing() if thing.ours)
+
+
+def usd_per_hour(world: AzureWorld) -> float:
+    return float(sum(thing.usd_per_hour for thing in world.existing() if thing.ours))

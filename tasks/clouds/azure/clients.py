@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from azure.core import PipelineClient
 from azure.core.credentials import TokenCredential
-from azure.core.pipeline.policies import RetryPolicy
+from azure.core.pipeline.policies import RetryPolicy, SansIOHTTPPolicy
 from azure.core.rest import HttpRequest
 from azure.mgmt.compute import ComputeManagementClient
 from azure.mgmt.network import NetworkManagementClient
@@ -105,6 +105,7 @@ class Clients:
             "connection_timeout": connection.connect_timeout_s,
             "read_timeout": connection.read_timeout_s,
             "retry_total": 0,
+            "http_logging_policy": SansIOHTTPPolicy(),  # else ten lines per call at INFO
         }
         if connection.ca_file:
             options["connection_verify"] = connection.ca_file
