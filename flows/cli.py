@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from flows import catalog_command, commands, prefect_setup
+from flows import answers, catalog_command, commands, export_command, prefect_setup, report_command
 from tasks.domain.errors import TokensweepError
 from tasks.settings import Settings
 
@@ -128,6 +128,9 @@ def ui(
 
     settings = Settings()
     raise typer.Exit(asyncio.run(serve_ui(settings, port)))
+
+for group in (answers, report_command, export_command):
+    group.register(app)
 
 
 def main() -> None:

@@ -56,8 +56,9 @@ def _ledger(settings: Settings) -> Check:
 
 def _lake(settings: Settings) -> Check:
     from tasks.lake import open_lake
+    from tasks.lake_access import lake_address
 
-    lake = open_lake(settings.lake_root)
+    lake = open_lake(lake_address(settings), documented=False)
     detail = f"{settings.lake_root}, {len(lake.problems)} files skipped"
     return Check("lake", not lake.problems, detail, "; ".join(str(p) for p in lake.problems[:3]))
 

@@ -18,6 +18,7 @@ from tasks.domain.run_plan import ModelSpec, RunPlan
 from tasks.domain.sweep_plan import Offer, PlannedServer, SweepPlan, plan_server, plan_sweep
 from tasks.engine import Engine
 from tasks.lake import completed_servers, measured_cells, open_lake
+from tasks.lake_access import lake_address
 from tasks.models.catalogue import load_catalogue, select_models
 from tasks.models.synthesize import random_spec, synthesize
 from tasks.presets import Preset
@@ -164,7 +165,7 @@ def _planned(
 def _done(services: Services, sweep_id: str, models: Sequence[ModelSpec], preset: Preset, vendor: str) -> set[str]:
     """Servers that need no further run: one has completed, or interrupted ones have measured every cell between
     them."""
-    lake = open_lake(services.settings.lake_root)
+    lake = open_lake(lake_address(services.settings), documented=False)
     wanted = {Cell(m.name, step.task, step.n_tokens) for m in models for step in preset.ladder()}
     measured = measured_cells(lake, sweep_id, vendor=vendor)
     whole = {server for server, cells in measured.items() if wanted <= set(cells)}
@@ -208,7 +209,8 @@ def run_plan(
         else m
         for m in prepared.models
     )
-    earlier = measured_cells(open_lake(services.settings.lake_root), prepared.plan.sweep_id, vendor=vendor)
+    lake = open_lake(lake_address(services.settings), documented=False)
+    earlier = measured_cells(lake, prepared.plan.sweep_id, vendor=vendor)
     measured = earlier.get(server.offer.name, {})
     return RunPlan(
         sweep_id=prepared.plan.sweep_id,

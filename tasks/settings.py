@@ -20,7 +20,10 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="TOKENSWEEP_", extra="ignore")
 
     home: Path = Field(default=CHECKOUT / "var", description="lake, ledger, spool and local servers")
-    lake: str = Field(default="", description="folder of the lake; default <home>/lake")
+    lake: str = Field(default="", description="folder or s3://, gs://, az:// URL of the lake; default <home>/lake")
+    lake_block: str = Field(
+        default="", description="Prefect block with the lake's credentials, e.g. aws-credentials/NAME"
+    )
     ledger_url: str = Field(default="", description="SQLAlchemy URL; default SQLite at <home>/ledger.sqlite")
     cache: Path | None = Field(default=None, description="runtimes and made models; default ~/.cache/tokensweep")
     presets: Path = Field(default=CHECKOUT / "deployments" / "presets")

@@ -165,7 +165,7 @@ def test_benchmark_score_has_the_columns_of_spare_cores(tmp_path: Path) -> None:
         rows = dicts(lake, "FROM v_benchmark_score ORDER BY benchmark_id, config")
     assert list(rows[0]) == [
         "vendor_id", "server_id", "benchmark_id", "config", "framework_version", "kernel_version", "score",
-        "score_breakdown", "note", "status", "observed_at",
+        "score_breakdown", "note", "status", "observed_at", "source",
     ]  # fmt: skip
     assert rows[1]["benchmark_id"] == "llm_speed:prompt_processing" and rows[2]["benchmark_id"].endswith("generation")
     assert rows[1]["config"] == '{"model": "small.Q4_K_M.gguf", "tokens": 16}' and rows[1]["score"] == 8.0

@@ -1,8 +1,9 @@
 -- The newest measurements of real weights as rows of Spare Cores' benchmark_score table, for comparison with theirs.
--- @vendor_id Vendor.
--- @server_id Server type.
+-- of: cells
+-- @vendor_id Vendor, under their name for it.
+-- @server_id Server type. Their id is another for gcp and hcloud: `tokensweep export sparecores --ids` translates.
 -- @benchmark_id llm_speed:prompt_processing or llm_speed:text_generation.
--- @config [JSON] Model file and length.
+-- @config [JSON] Model file and length, keys sorted.
 -- @framework_version Commit of llama.cpp.
 -- @kernel_version Kernel release of the server.
 -- @score [tok/s] Mean of the per-repeat speeds.
@@ -12,7 +13,7 @@
 -- @observed_at When the cell ended.
 CREATE VIEW v_benchmark_score AS
 SELECT
-    c.vendor AS vendor_id,
+    if(c.vendor = 'hetzner', 'hcloud', c.vendor) AS vendor_id,
     c.server AS server_id,
     'llm_speed:' || CASE c.task WHEN 'pp' THEN 'prompt_processing' ELSE 'text_generation' END AS benchmark_id,
     '{"model": "' || c.model_file || '", "tokens": ' || c.n_tokens || '}' AS config,
@@ -22,7 +23,8 @@ SELECT
     CAST(NULL AS VARCHAR) AS score_breakdown,
     CAST(NULL AS VARCHAR) AS note,
     'ACTIVE' AS status,
-    c.observed_at
+    coalesce(c.observed_at, c.run_started_at) AS observed_at,
+    c.source
 FROM v_latest AS c
 LEFT JOIN hardware AS h USING (sweep_id, server_run_id)
 WHERE c.weights = 'real';

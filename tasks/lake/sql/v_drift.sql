@@ -53,6 +53,6 @@ FROM (
             ORDER BY coalesce(observed_at, run_started_at), run_started_at, server_run_id
         ) AS before
     FROM v_cells
-    WHERE outcome = 'measured' AND NOT resumed
+    WHERE outcome = 'measured' AND NOT resumed AND weights IS DISTINCT FROM 'simulated'
 )
 WHERE before IS NOT NULL;

@@ -16,11 +16,15 @@ SELECT
     tok_per_s_median AS tok_per_s,
     (tok_per_s_ci95_high - tok_per_s_mean) / nullif(tok_per_s_mean, 0) * 100 AS half_width_pct,
     n_samples,
+    tok_per_s_ci95_low,
+    tok_per_s_ci95_high,
     tok_per_s_min,
     tok_per_s_max,
     min_tok_per_s,
     download_active,
     steal_share,
+    build,
+    backend,
     detail
 FROM v_sweep_cells
 ORDER BY sweep_id, vendor, server, model_bytes, model, task, n_tokens;

@@ -1,0 +1,153 @@
+"""The questions behind `best`, `compare` and `coverage`: checked arguments in, rows of the lake's macros out."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tasks.domain.errors import ConfigError
+from tasks.lake import Lake, query
+
+Row = dict[str, Any]
+
+
+def best_servers(
+    lake: Lake, model: str, task: str, n_tokens: int, min_tok_per_s: float, *, vendor: str = "", at: str = ""
+) -> list[Row]:
+    """Servers that reach the speed, cheapest first; with `at`, at the prices of that moment.
+
+    Each row has `ratio_to_best`: how many times the cheapest price per token it costs. Raises ConfigError, naming what
+    there is, for a model or cell that was never measured, and for a moment that is none.
+    """
+    _check_cell(lake, model, task, n_tokens)
+    macro = "best_for_slo_at(?, ?, ?, ?, CAST(? AS TIMESTAMPTZ))" if at else "best_for_slo(?, ?, ?, ?)"
+    parameters = [model, task, n_tokens, min_tok_per_s, *([at] if at else []), vendor, vendor]
+    rows = query(lake, f"FROM {macro} WHERE ? = '' OR vendor = ?", parameters).to_dicts()
+    known = [r["usd_per_mtok"] for r in rows if r["usd_per_mtok"]]
+    for row in rows:
+        row["ratio_to_best"] = row["usd_per_mtok"] / min(known) if known and row["usd_per_mtok"] else None
+    return rows
+
+
+def nearest_miss(lake: Lake, model: str, task: str, n_tokens: int) -> Row | None:
+    """The fastest server in a cell, for whom asked for more than there is."""
+    sql = """
+        SELECT vendor, server, tok_per_s_median AS tok_per_s FROM v_latest
+        WHERE model = ? AND task = ? AND n_tokens = ? ORDER BY tok_per_s_median DESC LIMIT 1
+    """
+    rows = query(lake, sql, [model, task, n_tokens]).to_dicts()
+    return rows[0] if rows else None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Servers side by side. `cells`: one row per cell that the first server and another share.
+
+    Each cell holds `servers`: by name its speed, sd, ratio to the first, `within_noise` of the first, and `dominated`:
+    another of them is at least as fast for no more money. `overall`: geometric mean of the ratios, by name.
+    """
+
+    servers: tuple[str, ...]
+    cells: list[Row]
+    overall: dict[str, float]
+    usd_per_hour: dict[str, float | None]
+
+
+def compare_servers(lake: Lake, names: Sequence[str], model: str = "") -> Comparison:
+    """Raises ConfigError for a server that was never measured, one that two vendors have, or less than two."""
+    servers = [_server(lake, name) for name in names]
+    if len(set(servers)) < 2:
+        raise ConfigError("A comparison needs two different servers.", next_step="tokensweep compare A B")
+    sql = """
+        SELECT vendor || '/' || server AS name, model, weights, task, n_tokens, tok_per_s_median AS tok_per_s,
+            tok_per_s_median * tok_per_s_cv AS sd, tok_per_s_ci95_low AS low, tok_per_s_ci95_high AS high, n_samples,
+            price_usd_per_hour, usd_per_mtok, measured_at, flags
+        FROM v_trust WHERE list_contains(?, vendor || '/' || server) AND (? = '' OR model = ?)
+        ORDER BY model, task, n_tokens
+    """
+    by_cell: dict[tuple[Any, ...], dict[str, Row]] = defaultdict(dict)
+    prices: dict[str, float | None] = {}
+    for row in query(lake, sql, [servers, model, model]).to_dicts():
+        name = row.pop("name")
+        by_cell[row.pop("model"), row.pop("weights"), row.pop("task"), row.pop("n_tokens")][name] = row
+        prices[name] = None if row["price_usd_per_hour"] is None else float(row["price_usd_per_hour"])
+    first = servers[0]
+    cells = []
+    ratios: dict[str, list[float]] = defaultdict(list)
+    for (cell_model, weights, task, n_tokens), found in by_cell.items():
+        if first not in found or len(found) < 2:
+            continue
+        for name, row in found.items():
+            row["ratio"] = row["tok_per_s"] / found[first]["tok_per_s"]
+            row["within_noise"] = None if name == first else _meet(row, found[first])
+            row["dominated"] = any(_dominates(other, row) for other in found.values() if other is not row)
+            ratios[name].append(row["ratio"])
+        cells.append({"model": cell_model, "weights": weights, "task": task, "n_tokens": n_tokens, "servers": found})
+    overall = {name: math.exp(sum(map(math.log, values)) / len(values)) for name, values in ratios.items()}
+    return Comparison(tuple(servers), cells, overall, prices)
+
+
+def coverage_rows(lake: Lake, *, sweep_id: str = "", vendor: str = "") -> list[Row]:
+    """Rows of v_coverage; of the newest sweep where none is named. Raises ConfigError for one that there is not."""
+    sweeps = query(lake, "SELECT sweep_id FROM v_spend GROUP BY sweep_id ORDER BY max(begun_at) DESC")["sweep_id"]
+    if sweep_id and sweep_id not in set(sweeps):
+        raise ConfigError(
+            f"The lake has no sweep {sweep_id!r}.{_did_you_mean(sweep_id, sweeps)}",
+            next_step=f"Newest: {', '.join(list(sweeps)[:5]) or 'none yet'}.",
+        )
+    wanted = sweep_id or (sweeps[0] if len(sweeps) else "")
+    sql = "FROM v_coverage WHERE sweep_id = ? AND (? = '' OR vendor = ?)"
+    return query(lake, sql, [wanted, vendor, vendor]).to_dicts()
+
+
+def _check_cell(lake: Lake, model: str, task: str, n_tokens: int) -> None:
+    cells = query(lake, "SELECT DISTINCT model, task, n_tokens FROM cells WHERE outcome = 'measured'").rows()
+    models = sorted({m for m, _, _ in cells})
+    if model not in models:
+        raise ConfigError(
+            f"The lake has no measurement of the model {model!r}.{_did_you_mean(model, models)}",
+            next_step=f"Measured: {', '.join(models) or 'nothing yet; see tokensweep run'}.",
+        )
+    lengths = sorted(n for m, t, n in cells if (m, t) == (model, task))
+    if n_tokens not in lengths:
+        raise ConfigError(
+            f"{model} was never measured at {task}{n_tokens}.",
+            next_step=f"Lengths of {task}: {', '.join(map(str, lengths)) or 'none'}.",
+        )
+
+
+def _server(lake: Lake, name: str) -> str:
+    """The one `vendor/server` that a name means."""
+    known = query(lake, "SELECT DISTINCT vendor || '/' || server AS name FROM v_latest")["name"].to_list()
+    found = [k for k in known if name in (k, k.partition("/")[2])]
+    if len(found) > 1:
+        raise ConfigError(f"Several vendors have a server {name!r}.", next_step=f"Say which: {', '.join(found)}.")
+    if not found:
+        near = _did_you_mean(name, [*known, *(k.partition("/")[2] for k in known)])
+        raise ConfigError(
+            f"The lake has no measurement of a server {name!r}.{near}",
+            next_step='All: tokensweep query "SELECT DISTINCT vendor, server FROM v_latest".',
+        )
+    return str(found[0])
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=3)
+    return f" Did you mean {' or '.join(near)}?" if near else ""
+
+
+def _meet(a: Row, b: Row) -> bool | None:
+    if None in (a["low"], a["high"], b["low"], b["high"]):
+        return None
+    return bool(a["low"] <= b["high"] and b["low"] <= a["high"])
+
+
+def _dominates(a: Row, b: Row) -> bool:
+    if a["price_usd_per_hour"] is None or b["price_usd_per_hour"] is None:
+        return False
+    no_worse = a["price_usd_per_hour"] <= b["price_usd_per_hour"] and a["tok_per_s"] >= b["tok_per_s"]
+    return bool(no_worse and (a["price_usd_per_hour"] < b["price_usd_per_hour"] or a["tok_per_s"] > b["tok_per_s"]))

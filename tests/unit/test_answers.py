@@ -1,0 +1,226 @@
+"""`best`, `compare`, `coverage`, `compact`, `export` as a person or a program calls them, over landed runs."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from flows.cli import app
+from tasks.analysis.sparecores_export import checked, score_rows
+from tasks.domain.errors import ConfigError
+from tasks.lake import land, open_lake, rows_from_events
+from tests.unit.lake_runs import lost_run
+from tests.unit.test_lake_questions import cells, faster, hardware, later, priced, run_rows
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Four servers of two vendors, the fifth lost."""
+    home = tmp_path_factory.mktemp("home")
+    for rows in (
+        run_rows("a", "cheap", priced("0.01"), cells(weights="real")),
+        run_rows("b", "fast", priced("0.06"), faster(3.0), cells(weights="real")),
+        run_rows("c", "dear", priced("0.09"), faster(2.0), cells(weights="real", vendor="aws"), hardware(vendor="aws")),
+        run_rows("d", "close", priced("0.02"), faster(1.02), cells(weights="real")),
+        rows_from_events(*lost_run()),
+    ):
+        vendor = rows["cells"][0]["vendor"]
+        for row in (row for table in rows.values() for row in table):
+            row["vendor"] = vendor
+        land(home / "lake", rows["server_runs"][0]["server_run_id"], rows)
+    yield home
+
+
+@pytest.fixture
+def ask(home: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("TOKENSWEEP_HOME", str(home))
+
+    def run(*arguments: str) -> Result:
+        return CliRunner().invoke(app, list(arguments))
+
+    return run
+
+
+def rows_of(result: Result) -> list[dict[str, Any]]:
+    assert result.exit_code == 0, result.output
+    return list(json.loads(result.stdout))
+
+
+def test_best_is_cheapest_first_for_programs(ask: Any) -> None:
+    rows = rows_of(ask("best", "--model", "small", "--phase", "tg", "--tokens", "16", "--min-tps", "16", "--json"))
+    assert [r["server"] for r in rows] == ["cheap", "close", "fast", "dear"]
+    assert rows[0]["ratio_to_best"] == 1.0 and rows[3]["ratio_to_best"] == pytest.approx(4.5)
+    table = ask("best", "--model", "small", "--tokens", "16", "--min-tps", "30", "--csv").stdout
+    assert [r["server"] for r in csv.DictReader(io.StringIO(table))] == ["fast", "dear"]
+
+
+def test_best_can_be_kept_to_a_vendor_and_a_day(ask: Any) -> None:
+    common = ("best", "--model", "small", "--phase", "tg", "--tokens", "16", "--min-tps", "1", "--json")
+    assert [r["server"] for r in rows_of(ask(*common, "--vendor", "aws"))] == ["dear"]
+    assert len(rows_of(ask(*common, "--at", "2100-01-01"))) == 4
+    assert ask(*common, "--at", "2000-01-01").exit_code == 3
+
+
+def test_best_for_people_says_what_to_trust_and_what_next(ask: Any) -> None:
+    shown = ask("best", "--model", "small", "--phase", "tg", "--tokens", "16", "--min-tps", "16")
+    assert shown.exit_code == 0 and "local/cheap" in shown.stdout and "price read" in shown.stdout
+    assert "USD/1M tokens" in shown.stdout and "tokensweep compare local/cheap local/close" in shown.stderr
+
+
+def test_best_that_nothing_meets_names_the_fastest(ask: Any) -> None:
+    shown = ask("best", "--model", "small", "--phase", "tg", "--tokens", "16", "--min-tps", "1e6")
+    assert shown.exit_code == 3 and "Fastest: local/fast with 48" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("best", "--model", "smal", "--tokens", "16"), "Did you mean small?"),
+        (("best", "--model", "small", "--tokens", "17"), "Lengths of tg: 16"),
+        (("compare", "cheap", "fst"), "Did you mean"),
+        (("compare", "cheap", "local/cheap"), "two different servers"),
+        (("coverage", "--sweep", "s2"), "Newest: s1"),
+    ],
+)
+def test_a_wrong_question_names_the_right_ones(ask: Any, arguments: tuple[str, ...], said: str) -> None:
+    result = ask(*arguments)
+    assert isinstance(result.exception, ConfigError) and result.exception.exit_code == 2
+    assert said in str(result.exception)
+
+
+def test_compare_tells_difference_from_noise(ask: Any) -> None:
+    result = ask("compare", "cheap", "close", "aws/dear", "--json")
+    found = json.loads(result.stdout)
+    cell = next(c for c in found["cells"] if (c["task"], c["n_tokens"]) == ("pp", 128))
+    assert found["servers"] == ["local/cheap", "local/close", "aws/dear"]
+    assert (
+        cell["servers"]["local/close"]["within_noise"] is True and cell["servers"]["aws/dear"]["within_noise"] is False
+    )
+    assert cell["servers"]["aws/dear"]["ratio"] == pytest.approx(2.0) and found["overall"]["aws/dear"] == pytest.approx(
+        2
+    )
+    assert not cell["servers"]["local/cheap"]["dominated"]
+    dominated = json.loads(ask("compare", "fast", "aws/dear", "--json").stdout)["cells"][0]["servers"]["aws/dear"]
+    assert dominated["dominated"] is True
+
+
+def test_compare_for_people(ask: Any) -> None:
+    shown = ask("compare", "cheap", "fast").stdout
+    assert "3.00×" in shown and "geometric mean" in shown and "0.06 USD/h" in shown
+    assert len(list(csv.DictReader(io.StringIO(ask("compare", "cheap", "fast", "--csv").stdout)))) == 6
+
+
+def test_coverage_has_a_reason_for_every_gap(ask: Any) -> None:
+    rows = rows_of(ask("coverage", "--json"))
+    assert len(rows) == 10 and all(r["main_reason"] for r in rows if r["n_measured"] < r["n_cells"])
+    shown = ask("coverage")
+    assert "3/4 predicted_too_slow" in shown.stdout and "✗ server_lost" in shown.stdout
+    assert "tokensweep explain" in shown.stderr
+    assert len(rows_of(ask("coverage", "--vendor", "aws", "--json"))) == 2
+
+
+def test_compact_changes_no_answer(ask: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in "abc":
+        rows = run_rows(name, name)
+        land(tmp_path / "lake", name, rows)
+        for path in (tmp_path / "lake").rglob(f"{name}.parquet"):
+            os.utime(path, (0, 0))
+    monkeypatch.setenv("TOKENSWEEP_HOME", str(tmp_path))
+    before = rows_of(ask("coverage", "--json"))
+    (done,) = rows_of(ask("compact", "--min-files", "2", "--json"))
+    assert done["n_runs"] == 3 and rows_of(ask("coverage", "--json")) == before
+    assert "Nothing to do" in ask("compact", "--min-files", "2").stdout
+
+
+def test_an_empty_lake_says_so(ask: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKENSWEEP_HOME", str(tmp_path))
+    assert ask("coverage").exit_code == 3
+    assert "nothing yet; see tokensweep run" in str(ask("best", "--model", "small").exception)
+
+
+def test_export_writes_rows_of_benchmark_score(ask: Any, tmp_path: Path) -> None:
+    out = tmp_path / "rows.jsonl"
+    result = ask("export", "sparecores", "--out", str(out))
+    assert result.exit_code == 0, result.output
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    first = next(r for r in rows if r["resource_id"] == "cheap" and r["config"]["tokens"] == 128)
+    assert first["benchmark_id"] == "llm_speed:prompt_processing" and first["resource_type"] == "server"
+    assert first["config"] == {"model": "small.Q4_K_M.gguf", "tokens": 128} and list(first["config"]) == [
+        "model",
+        "tokens",
+    ]
+    assert first["score"] == pytest.approx((64 + 64 + 128 / 2.2) / 3) and first["status"] == "active"
+    assert first["environment"] == {"kernel_version": "6.1.0"} and first["framework_version"] == "0c1e570"
+    assert len(rows) == 12, "random weights are no score"
+
+
+def test_export_in_the_older_layout_with_translated_ids(ask: Any, tmp_path: Path) -> None:
+    ids = tmp_path / "ids.csv"
+    ids.write_text("vendor,server,server_id\naws,dear,1234\n")
+    result = ask("export", "sparecores", "--layout", "server", "--ids", str(ids), "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(result.stdout)))
+    assert {r["server_id"] for r in rows if r["vendor_id"] == "aws"} == {"1234"}
+    assert rows[0]["status"] == "ACTIVE" and json.loads(rows[0]["config"])["model"] == "small.Q4_K_M.gguf"
+    assert isinstance(ask("export", "sparecores", "--ids", str(tmp_path / "none.csv")).exception, ConfigError)
+
+
+def test_imported_results_go_back_only_on_demand(tmp_path: Path) -> None:
+    theirs = run_rows("a", "x", cells(weights="real", source="somewhere"))
+    ours = run_rows("b", "y", cells(weights="real"), later(1), sweep_id="s2")
+    for rows in (theirs, ours):
+        land(tmp_path, rows["server_runs"][0]["server_run_id"], rows)
+    with open_lake(tmp_path) as lake:
+        assert {r["resource_id"] for r in score_rows(lake)} == {"y"}
+        assert {r["resource_id"] for r in score_rows(lake, all_sources=True)} == {"x", "y"}
+
+
+def test_a_row_that_does_not_fit_is_named(home: Path) -> None:
+    with open_lake(home / "lake") as lake:
+        rows = score_rows(lake)
+    with pytest.raises(ConfigError, match="has the key of another row"):
+        checked([rows[0], rows[0]])
+    with pytest.raises(ConfigError, match="lacks score"):
+        checked([{**rows[0], "score": None}])
+
+
+ROUND_TRIP = """
+import json, sys
+from sc_crawler.tables import BenchmarkScore
+from sqlalchemy import create_engine, func, select
+from sqlmodel import Session
+rows = [json.loads(line) for line in open(sys.argv[1])]
+engine = create_engine("sqlite://")
+BenchmarkScore.__table__.create(engine)
+with Session(engine) as session:
+    for row in rows:
+        session.add(BenchmarkScore.model_validate(row))
+    session.commit()
+    print(session.scalar(select(func.count()).select_from(BenchmarkScore)))
+"""
+
+
+def test_export_goes_into_the_predecessors_database(ask: Any, tmp_path: Path) -> None:
+    """With sparecores-crawler in this environment, or in the one whose Python SPARECORES_CRAWLER_PYTHON names."""
+    python = os.environ.get("SPARECORES_CRAWLER_PYTHON", "")
+    if not python:
+        if importlib.util.find_spec("sc_crawler") is None:
+            pytest.skip(
+                "sparecores-crawler is not installed, and SPARECORES_CRAWLER_PYTHON names no Python that has it"
+            )
+        import sys
+
+        python = sys.executable
+    out = tmp_path / "rows.jsonl"
+    assert ask("export", "sparecores", "--out", str(out)).exit_code == 0
+    done = subprocess.run([python, "-c", ROUND_TRIP, str(out)], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "12", done.stderr
