@@ -148,12 +148,13 @@ class Project:
             raise ApiError("not_found", "image not found")
         if len(self.alive("servers")) >= self.server_limit:
             raise ApiError("resource_limit_exceeded", "server limit exceeded")
-        for limited in (place, kind["name"]):
+        limits = () if foreign else (place, kind["name"])
+        for limited in limits:
             if self.stock.get(limited, 1) <= 0:
                 raise ApiError("resource_unavailable", "server location unavailable")
         firewalls = [self.find("firewalls", entry["firewall"]) for entry in body.get("firewalls", ())]
         server = self.add("servers", body["name"], place, body.get("labels", {}))
-        for limited in (place, kind["name"]):
+        for limited in limits:
             if limited in self.stock:
                 self.stock[limited] -= 1
         server.data = {

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from tasks.clouds.base import Cloud
 from tasks.clouds.hetzner import HetznerCloud, open_client
 from tests.emulators.base import Existing, Fault
 from tests.emulators.hetzner import TOKEN, HetznerEmulator
@@ -17,7 +18,7 @@ from tests.memory_cloud import Clock
 @dataclass
 class HetznerWorld:
     emulator: HetznerEmulator
-    cloud: HetznerCloud
+    cloud: Cloud
     url: str
     clock: Clock
     server_type: str = "cx23"

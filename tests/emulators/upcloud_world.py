@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from tasks.clouds.base import Cloud
 from tasks.clouds.upcloud import UpCloud, open_manager
 from tests.emulators.base import Existing, Fault
 from tests.emulators.serving import served
@@ -17,7 +18,7 @@ from tests.memory_cloud import Clock
 @dataclass
 class UpCloudWorld:
     emulator: UpCloudEmulator
-    cloud: UpCloud
+    cloud: Cloud
     url: str
     clock: Clock
     server_type: str = "1xCPU-2GB"

@@ -36,7 +36,7 @@ from tasks.clouds.guest import user_data
 from tasks.clouds.hetzner import errors
 from tasks.clouds.hetzner.catalog import Catalog
 from tasks.clouds.hetzner.doctor import examine
-from tasks.clouds.hetzner.firewall import ensure_firewall
+from tasks.clouds.hetzner.firewall import Firewalls
 from tasks.clouds.hetzner.inventory import (
     STATES,
     VENDOR,
@@ -90,6 +90,7 @@ class HetznerCloud:
     ) -> None:
         self._client = client
         self._catalog = Catalog(client, locations, now)
+        self._firewalls = Firewalls(client, now)
         self._ssh_keys = tuple(ssh_keys)
         self._now = now
 
@@ -114,11 +115,7 @@ class HetznerCloud:
         self._check(spec)
         labels = to_labels(spec.tags)
         try:
-            firewall = ensure_firewall(self._client, spec.ssh_sources)
-        except Exception as exc:
-            raise errors.NotSentError from exc
-        try:
-            server = self._send(spec, labels, firewall)
+            server = self._send(spec, labels)
         except APIException as exc:
             if not errors.is_code(exc, errors.UNIQUENESS):
                 raise
@@ -142,7 +139,23 @@ class HetznerCloud:
                 next_step="Leave out the largest models for it, or take a larger type.",
             )
 
-    def _send(self, spec: CreateSpec, labels: dict[str, str], firewall: Firewall) -> BoundServer:
+    def _send(self, spec: CreateSpec, labels: dict[str, str]) -> BoundServer:
+        """A firewall that has gone since it was looked at is a refusal like any other: nothing was made."""
+        try:
+            return self._send_behind(self._firewall(spec), spec, labels)
+        except APIException as exc:
+            if exc.code not in errors.NOT_FOUND_CODES:
+                raise
+        self._firewalls.forget()
+        return self._send_behind(self._firewall(spec), spec, labels)
+
+    def _firewall(self, spec: CreateSpec) -> Firewall:
+        try:
+            return self._firewalls.ensure(spec.ssh_sources)
+        except Exception as exc:
+            raise errors.NotSentError from exc
+
+    def _send_behind(self, firewall: Firewall, spec: CreateSpec, labels: dict[str, str]) -> BoundServer:
         answer = self._client.servers.create(
             name=spec.name,
             server_type=HetznerServerType(name=spec.server_type),

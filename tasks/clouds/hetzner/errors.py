@@ -22,6 +22,7 @@ UNIQUENESS = "uniqueness_error"
 RESOURCE_IN_USE = "resource_in_use"
 RATE_LIMITED = "rate_limit_exceeded"
 RESOURCE_LIMIT = "resource_limit_exceeded"
+NOT_FOUND_CODES = (NOT_FOUND, "firewall_resource_not_found")
 READONLY_CODES = ("token_readonly", "forbidden")
 
 _Meaning = tuple[ErrorKind, Scope, bool]

@@ -7,7 +7,7 @@ says that it is shared, not that it is ours to reap: the server that it guards c
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ipaddress import ip_network
 
 from hcloud import APIException, Client
@@ -16,17 +16,37 @@ from hcloud.firewalls import BoundFirewall, Firewall, FirewallRule
 from tasks.clouds.hetzner.errors import NOT_FOUND, RESOURCE_IN_USE, RESOURCE_LIMIT, UNIQUENESS, is_code
 from tasks.domain.errors import ConfigError
 
+MAX_AGE_S = 600.0
 SHARED_LABEL = "tokensweep-shared"
 _LABELS = {SHARED_LABEL: "ssh"}
 _ANYWHERE = ("0.0.0.0/0", "::/0")
 _NETWORKS_PER_RULE = 100  # docs.hetzner.cloud: "You can specify 100 CIDRs at most"
 
 
-def ensure_firewall(client: Client, ssh_sources: Sequence[str]) -> Firewall:
-    """The firewall that lets these networks (none: all) reach port 22; made when there is none, mended when changed."""
-    networks = _networks(ssh_sources)
-    name = "tokensweep-ssh-" + hashlib.sha256(",".join(networks).encode()).hexdigest()[:12]
-    rules = _rules(networks)
+class Firewalls:
+    """Remembers for a while what it found, so that a create costs no request more."""
+
+    def __init__(self, client: Client, now: Callable[[], float]) -> None:
+        self._client = client
+        self._now = now
+        self._known: dict[str, tuple[Firewall, float]] = {}
+
+    def ensure(self, ssh_sources: Sequence[str]) -> Firewall:
+        """The firewall that lets these networks (none: all) reach port 22; made when there is none, mended when
+        changed."""
+        networks = _networks(ssh_sources)
+        name = "tokensweep-ssh-" + hashlib.sha256(",".join(networks).encode()).hexdigest()[:12]
+        firewall, read_unix_s = self._known.get(name, (None, 0.0))
+        if firewall is None or not 0 <= self._now() - read_unix_s < MAX_AGE_S:
+            firewall = _ensure(self._client, name, _rules(networks))
+            self._known[name] = (firewall, self._now())
+        return firewall
+
+    def forget(self) -> None:
+        self._known.clear()
+
+
+def _ensure(client: Client, name: str, rules: list[FirewallRule]) -> Firewall:
     found = client.firewalls.get_by_name(name)
     if found is None:
         return _create(client, name, rules)
