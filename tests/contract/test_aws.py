@@ -1,44 +1,15 @@
-"""The AWS module over the emulated AWS, through boto3: create, get, list, delete, and what may go wrong with each."""
+"""The AWS module over the emulated AWS, through boto3: the ordinary life of a server."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from tasks.clouds.base import (
-    DEADLINE_TAG,
-    INTENT_TAG,
-    OWNER,
-    OWNER_TAG,
-    CreateSpec,
-    Resource,
-)
+from tasks.clouds.base import Resource
 from tasks.clouds.guest import user_data
-from tests.emulators.aws_world import START_UNIX_S, AwsWorld, open_world
-from tests.emulators.base import Existing
-
-
-def make_spec(attempt: int = 0, **changes: Any) -> CreateSpec:
-    spec = CreateSpec(
-        intent_id=f"intent-{attempt}",
-        name=f"tokensweep-{attempt:020x}",
-        token=f"{attempt:064x}",
-        server_type="c7i.large",
-        place="us-east-1a",
-        deadline_unix_s=START_UNIX_S + 3600,
-        sweep_id="sweep",
-        server_run_id="run",
-        client_public_key="ssh-ed25519 AAAAclient",
-        host_private_key="-----BEGIN OPENSSH PRIVATE KEY-----\nsecret\n-----END OPENSSH PRIVATE KEY-----\n",
-        host_public_key="ssh-ed25519 AAAAhost",
-        disk_bytes=30 * 2**30,
-        ssh_sources=("203.0.113.7/32", "2001:db8::/64"),
-        tags={OWNER_TAG: OWNER, INTENT_TAG: f"intent-{attempt}", DEADLINE_TAG: "1795003600", "odd": "a:b/c=d @é"},
-    )
-    return replace(spec, **changes)
+from tests.emulators.aws_world import AwsWorld, make_spec, open_world, ours
 
 
 @pytest.fixture
@@ -47,25 +18,11 @@ def world() -> Iterator[AwsWorld]:
         yield opened
 
 
-def ours(world: AwsWorld, kind: str = "") -> list[Existing]:
-    return [thing for thing in world.existing() if thing.ours and kind in ("", thing.kind)]
-
-
 def running(world: AwsWorld, resource: Resource) -> Resource:
     shown = world.cloud.get(resource.ref())
     assert shown is not None
     assert shown.state == "running"
     return shown
-
-
-def fails(world: AwsWorld, spec: CreateSpec) -> Any:
-    """What the failed create means."""
-    with pytest.raises(Exception) as caught:
-        world.cloud.create(spec)
-    return world.cloud.classify(caught.value)
-
-
-# -- the ordinary life of a server
 
 
 def test_a_server_lives_and_goes_with_everything_it_brought(world: AwsWorld) -> None:

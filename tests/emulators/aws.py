@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any
 
 from moto.ec2.models import ec2_backends
-from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from moto.moto_server.werkzeug_app import create_backend_app
 
 from tests.emulators import aws_prices, aws_responses  # noqa: F401
 from tests.emulators.aws_ec2 import ACCOUNTS, Backend
@@ -41,8 +41,9 @@ _account_ids = itertools.count(100_000_000_000)
 
 
 @cache
-def _moto() -> DomainDispatcherApplication:
-    return DomainDispatcherApplication(create_backend_app)
+def _moto(service: str) -> Any:
+    """moto's application of one service. Its dispatcher by host name looks through its own folders at each call."""
+    return create_backend_app(service)
 
 
 @dataclass
@@ -131,7 +132,7 @@ class AwsEmulator:
             self.request, self.answering = parameters, operation.name
         environ["HTTP_X_MOTO_ACCOUNT_ID"] = self.account_id
         try:
-            return list(_moto()(environ, start_response))
+            return list(_moto(service)(environ, start_response))
         finally:
             self.request, self.answering = {}, ""
 
@@ -196,6 +197,9 @@ class AwsEmulator:
         ids = [i for value in parameters.values() for i in (value if isinstance(value, list) else [value])]
         found = []
         for each in (i for i in ids if isinstance(i, str)):
+            if each.startswith("eipassoc-"):
+                addresses = [a for a in self.backend(region).addresses if a.association_id == each]
+                each = addresses[0].allocation_id if addresses else each
             kind = next((kind for prefix, kind in kinds.items() if each.startswith(prefix)), None)
             if kind is not None:
                 tags = self.backend(region).tags.get(each, {})

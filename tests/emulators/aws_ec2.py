@@ -256,6 +256,11 @@ class Backend(EC2Backend):  # type: ignore[misc]
                 "InvalidParameterValue",
                 f"The architecture of the specified instance type does not match {image.architecture} of {image.id}.",
             )
+        asked = [*(request.get("SecurityGroupIds") or ())]
+        asked += [group for nic in request.get("NetworkInterfaces") or () for group in nic.get("Groups", ())]
+        for group in asked:
+            if self.get_security_group_from_id(group) is None:
+                raise EC2ClientError("InvalidGroup.NotFound", f"The security group '{group}' does not exist")
         for mapping in request.get("BlockDeviceMappings") or ():
             size_gib = mapping.get("Ebs", {}).get("VolumeSize")
             if mapping["DeviceName"] == image.root_device_name and size_gib and size_gib < image.size_gib:
@@ -263,7 +268,7 @@ class Backend(EC2Backend):  # type: ignore[misc]
                     "InvalidBlockDeviceMapping",
                     f"Volume of size {size_gib}GB is smaller than its snapshot, expect size>= {image.size_gib}GB",
                 )
-        if len(request.get("UserData") or "") > 4 * 16384 / 3 + 4:
+        if len(base64.b64decode(request.get("UserData") or "")) > 16384:
             raise EC2ClientError("InvalidParameterValue", "User data is limited to 16384 bytes")
         spot = "InstanceMarketOptions" in request
         for specification in request.get("TagSpecifications") or ():
@@ -319,7 +324,9 @@ class Backend(EC2Backend):  # type: ignore[misc]
         account.die_after_accept = max(0, account.die_after_accept - 1)
         self.launches.lives[instance.id] = life
         self.born[instance.id] = now_unix_s
-        for nic in instance.nics.values():
+        asked = {nic.get("DeviceIndex"): nic for nic in request.get("NetworkInterfaces") or ()}
+        for index, nic in instance.nics.items():
+            nic.delete_on_termination = asked.get(index, {}).get("DeleteOnTermination", True)
             nic.add_tags(tags.get("network-interface", {}))
             nic.public_ip, nic.attach_time = None, now
             self.born[nic.id] = now_unix_s

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
+from moto.core import responses
 from moto.core.responses import ActionResult, EmptyResult
 from moto.ec2.exceptions import EC2ClientError
 from moto.ec2.responses import EC2Response
@@ -49,6 +51,8 @@ def _delete_key_pair(self: Any) -> EmptyResult:
     return EmptyResult()
 
 
+# Asked at each call, and always the same: half the time of a short one.
+responses.method_names_from_class = cache(responses.method_names_from_class)
 for _method, _key in _PAGED.items():
     _paged(_method, _key)
 EC2Response.describe_spot_price_history = _describe_spot_price_history

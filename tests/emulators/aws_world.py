@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 import boto3
 
 from tasks.clouds.aws import AwsCloud, AwsOptions
+from tasks.clouds.base import DEADLINE_TAG, INTENT_TAG, OWNER, OWNER_TAG, CreateSpec
 from tests.emulators.aws import ACCESS_KEY, SECRET_KEY, AwsEmulator
 from tests.emulators.base import Existing, Fault
 from tests.emulators.serving import served
@@ -86,16 +87,41 @@ def _session() -> Any:
     return boto3.Session(aws_access_key_id=ACCESS_KEY, aws_secret_access_key=SECRET_KEY)
 
 
+def make_spec(attempt: int = 0, **changes: Any) -> CreateSpec:
+    spec = CreateSpec(
+        intent_id=f"intent-{attempt}",
+        name=f"tokensweep-{attempt:020x}",
+        token=f"{attempt:064x}",
+        server_type="c7i.large",
+        place="us-east-1a",
+        deadline_unix_s=START_UNIX_S + 3600,
+        sweep_id="sweep",
+        server_run_id="run",
+        client_public_key="ssh-ed25519 AAAAclient",
+        host_private_key="-----BEGIN OPENSSH PRIVATE KEY-----\nsecret\n-----END OPENSSH PRIVATE KEY-----\n",
+        host_public_key="ssh-ed25519 AAAAhost",
+        disk_bytes=30 * 2**30,
+        ssh_sources=("203.0.113.7/32", "2001:db8::/64"),
+        tags={OWNER_TAG: OWNER, INTENT_TAG: f"intent-{attempt}", DEADLINE_TAG: "1795003600", "odd": "a:b/c=d @é"},
+    )
+    return replace(spec, **changes)
+
+
+def ours(world: AwsWorld, kind: str = "") -> list[Existing]:
+    return [thing for thing in world.existing() if thing.ours and kind in ("", thing.kind)]
+
+
 @contextmanager
-def open_world(*, real_time: bool = False, read_timeout_s: float = 5.0, **options: Any) -> Iterator[AwsWorld]:
-    """options: of the emulator."""
+def open_world(
+    *, real_time: bool = False, read_timeout_s: float = 20.0, regions: tuple[str, ...] = (), **options: Any
+) -> Iterator[AwsWorld]:
+    """regions: those that our module is to keep to. options: of the emulator."""
     clock = RealClock() if real_time else Clock()
     emulator = AwsEmulator(now=clock.now, **options)
     try:
         with served(emulator) as url:
-            cloud = AwsCloud(
-                _session(), AwsOptions(endpoint_url=url, read_timeout_s=read_timeout_s, page_size=5), now=clock.now
-            )
+            chosen = AwsOptions(endpoint_url=url, regions=regions, read_timeout_s=read_timeout_s, page_size=5)
+            cloud = AwsCloud(_session(), chosen, now=clock.now)
             yield AwsWorld(cloud=cloud, emulator=emulator, clock=clock, url=url)
     finally:
         emulator.close()

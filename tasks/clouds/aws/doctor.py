@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from botocore.exceptions import ClientError  # type: ignore[import-untyped]
@@ -10,12 +12,26 @@ from botocore.exceptions import ClientError  # type: ignore[import-untyped]
 from tasks.clouds.aws import errors, prices
 from tasks.clouds.aws.clients import Clients
 from tasks.clouds.aws.images import Images
-from tasks.clouds.aws.network import Network
+from tasks.clouds.aws.launch import launch_request
+from tasks.clouds.aws.network import ANYWHERE, Network, group_request
 from tasks.clouds.aws.resources import KINDS
-from tasks.clouds.base import Check, ErrorKind
+from tasks.clouds.base import OWNER, OWNER_TAG, Check, CreateSpec, ErrorKind
 
 _POLICIES = "Attach deployments/policies/aws-controller.json to the user or role."
-_PROBE_TYPE = "t3.micro"
+_PROBE = CreateSpec(
+    intent_id="doctor",
+    name="tokensweep-doctor",
+    token="",
+    server_type="t3.micro",
+    place="",
+    deadline_unix_s=0.0,
+    sweep_id="",
+    server_run_id="",
+    client_public_key="",
+    host_private_key="",
+    host_public_key="",
+    tags={OWNER_TAG: OWNER},
+)
 
 # https://docs.aws.amazon.com/ec2/latest/instancetypes/ec2-instance-quotas.html: vCPUs that may run at once.
 QUOTAS = {
@@ -74,8 +90,8 @@ def _regions(clients: Clients) -> tuple[Check, tuple[str, ...]]:
 
 def _pricing(clients: Clients) -> str:
     region = clients.options.home_region
-    price = prices.on_demand(clients, name=_PROBE_TYPE).get((_PROBE_TYPE, region))
-    return f"{_PROBE_TYPE} in {region}: {price.usd_per_hour.normalize()} USD/h" if price else "answered"
+    price = prices.on_demand(clients, name=_PROBE.server_type).get((_PROBE.server_type, region))
+    return f"{_PROBE.server_type} in {region}: {price.usd_per_hour.normalize()} USD/h" if price else "answered"
 
 
 def _region(clients: Clients, images: Images, network: Network, region: str) -> list[Check]:
@@ -88,8 +104,8 @@ def _region(clients: Clients, images: Images, network: Network, region: str) -> 
         _checked(f"{region} network", lambda: _network(clients, network, region), "See docs/vendors/aws.md, Network."),
     ]
     checks += [
-        _checked(f"{region} permission", lambda action=action, call=call: _dry_run(action, call), _POLICIES)  # type: ignore[misc]
-        for action, call in _dry_runs(client, images, region)
+        _checked(f"{region} permission", partial(_dry_run, action, call), _POLICIES)
+        for action, call in _dry_runs(clients, images, network, region)
     ]
     return [*checks, *_quotas(clients, region)]
 
@@ -106,25 +122,40 @@ def _images(images: Images, region: str) -> str:
 
 
 def _network(clients: Clients, network: Network, region: str) -> str:
-    zones = clients.ec2(region).describe_availability_zones(
+    zones = _zones(clients.ec2(region))
+    for zone in zones:
+        network.subnet(zone)
+    return f"default subnets in {', '.join(zones)}"
+
+
+def _zones(client: Any) -> list[str]:
+    answer = client.describe_availability_zones(
         Filters=[{"Name": "zone-type", "Values": ["availability-zone"]}, {"Name": "state", "Values": ["available"]}]
-    )["AvailabilityZones"]
-    subnets = {zone["ZoneName"]: network.subnet(zone["ZoneName"])[0] for zone in zones}
-    return f"default subnets in {', '.join(sorted(subnets))}"
+    )
+    return sorted(zone["ZoneName"] for zone in answer["AvailabilityZones"])
 
 
-def _dry_runs(client: Any, images: Images, region: str) -> Iterator[tuple[str, Callable[[], Any]]]:
-    def run() -> Any:
-        image = images.find(region, "x86_64", gpu=False)
-        return client.run_instances(
-            DryRun=True, MinCount=1, MaxCount=1, ImageId=image.image_id, InstanceType=_PROBE_TYPE
+def _dry_runs(
+    clients: Clients, images: Images, network: Network, region: str
+) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """The very requests of a create, because a policy may allow them only with our tags and options."""
+    client = clients.ec2(region)
+
+    def run(*, spot: bool) -> Any:
+        zone = _zones(client)[0]
+        image = images.find(region, _PROBE.arch, gpu=False)
+        request = launch_request(replace(_PROBE, place=zone, spot=spot), image, network.subnet(zone)[0], "")
+        del request["ClientToken"], request["NetworkInterfaces"][0]["Groups"]
+        return client.run_instances(DryRun=True, **request)
+
+    def make_group() -> Any:
+        return client.create_security_group(
+            DryRun=True, **group_request(network.subnet(_zones(client)[0])[1], ANYWHERE)
         )
 
-    yield "RunInstances", run
-    yield (
-        "CreateSecurityGroup",
-        lambda: client.create_security_group(DryRun=True, GroupName="tokensweep-ssh-doctor", Description="dry run"),
-    )
+    yield "launch servers", lambda: run(spot=False)
+    yield "launch spot servers", lambda: run(spot=True)
+    yield "make the security group", make_group
 
 
 def _dry_run(action: str, call: Callable[[], Any]) -> str:

@@ -15,6 +15,7 @@ from botocore.exceptions import ClientError  # type: ignore[import-untyped]
 
 from tasks.clouds.aws.clients import Clients, region_of, tag_list
 from tasks.clouds.aws.errors import code_of
+from tasks.clouds.aws.launch import NAME_TAG
 from tasks.domain.errors import UnsupportedError
 
 SHARED_TAG = "tokensweep-shared"
@@ -64,7 +65,7 @@ class Network:
             return known
         client = self.clients.ec2(region)
         found = _find(client, vpc_id, name)
-        group_id = found["GroupId"] if found else _make(client, vpc_id, name, sources)
+        group_id = found["GroupId"] if found else _make(client, vpc_id, sources)
         # Also into a group that was there: who made it may have ended before its rules were in.
         _allow(client, group_id, [source for source in sources if source not in _allowed(found)])
         with self._lock:
@@ -81,6 +82,19 @@ def group_name(sources: tuple[str, ...]) -> str:
     return "tokensweep-ssh-" + hashlib.sha256(" ".join(sources).encode()).hexdigest()[:12]
 
 
+def group_request(vpc_id: str, sources: tuple[str, ...]) -> dict[str, Any]:
+    """The arguments of create_security_group."""
+    name = group_name(sources)
+    return {
+        "GroupName": name,
+        "Description": "tokensweep: SSH from " + ", ".join(sources)[:200],
+        "VpcId": vpc_id,
+        "TagSpecifications": [
+            {"ResourceType": "security-group", "Tags": tag_list({NAME_TAG: name, SHARED_TAG: "ssh"})},
+        ],
+    }
+
+
 def _find(client: Any, vpc_id: str, name: str) -> dict[str, Any] | None:
     answer = client.describe_security_groups(
         Filters=[{"Name": "group-name", "Values": [name]}, {"Name": "vpc-id", "Values": [vpc_id]}]
@@ -89,19 +103,12 @@ def _find(client: Any, vpc_id: str, name: str) -> dict[str, Any] | None:
     return groups[0] if groups else None
 
 
-def _make(client: Any, vpc_id: str, name: str, sources: tuple[str, ...]) -> str:
+def _make(client: Any, vpc_id: str, sources: tuple[str, ...]) -> str:
     try:
-        made = client.create_security_group(
-            GroupName=name,
-            Description="tokensweep: SSH from " + ", ".join(sources)[:200],
-            VpcId=vpc_id,
-            TagSpecifications=[
-                {"ResourceType": "security-group", "Tags": tag_list({"Name": name, SHARED_TAG: "ssh"})},
-            ],
-        )
+        made = client.create_security_group(**group_request(vpc_id, sources))
         return str(made["GroupId"])
     except ClientError as exc:
-        other = _find(client, vpc_id, name) if code_of(exc) == "InvalidGroup.Duplicate" else None
+        other = _find(client, vpc_id, group_name(sources)) if code_of(exc) == "InvalidGroup.Duplicate" else None
         if other is None:
             raise
         return str(other["GroupId"])

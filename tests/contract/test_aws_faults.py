@@ -1,0 +1,451 @@
+"""What may go wrong at AWS: lost answers, refusals, limits, listings that are behind or cut, deletes that get stuck."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from botocore import exceptions as sdk
+
+from tasks.clouds.aws import AwsCloud
+from tasks.clouds.aws.errors import CODES, classify
+from tasks.clouds.base import OWNER, OWNER_TAG, Classified, CreateSpec, ErrorKind, Ref, Scope
+from tasks.domain.errors import ConfigError
+from tests.emulators.aws import SECRET_KEY
+from tests.emulators.aws_world import AwsWorld, make_spec, open_world, ours
+from tests.emulators.base import Fault
+
+
+@pytest.fixture
+def world() -> Iterator[AwsWorld]:
+    with open_world() as opened:
+        yield opened
+
+
+def refusal(world: AwsWorld, spec: CreateSpec) -> Classified:
+    """What the failed create means."""
+    with pytest.raises(Exception) as caught:
+        world.cloud.create(spec)
+    return world.cloud.classify(caught.value)
+
+
+# -- the answer of a create gets lost
+
+
+@pytest.mark.parametrize("how", ["drop", "html_502", "truncated", "hang"])
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_a_lost_answer_may_exist_and_the_same_create_finds_it(how: Any, after: bool) -> None:
+    with open_world(read_timeout_s=2.0 if how == "hang" else 20.0) as world:
+        # The first launch reads image, subnet and group; only the launch itself is to fail.
+        world.cloud.delete(world.cloud.create(make_spec(9)).ref())
+        world.plant(Fault("RunInstances", how=how, after=after, seconds=3.0))
+        found = refusal(world, make_spec(1))
+        assert (found.kind, found.may_exist) == (ErrorKind.UNKNOWN, True)
+        assert len(ours(world, "server")) == after
+        again = world.cloud.create(make_spec(1))
+        assert [thing.cloud_id for thing in ours(world, "server")] == [again.cloud_id]
+
+
+def test_a_retry_with_something_else_in_it_adopts_the_server(world: AwsWorld) -> None:
+    world.plant(Fault("RunInstances", after=True))
+    refusal(world, make_spec(1))
+    newer = world.emulator.backend("us-east-1").amis["ami-0a00000000000001"]
+    newer.creation_date = newer.creation_date.replace(year=2027)
+    world.cloud.images.forget("us-east-1")
+    again = world.cloud.create(make_spec(1))
+    assert [thing.cloud_id for thing in ours(world, "server")] == [again.cloud_id]
+    assert again.tags == make_spec(1).tags
+
+
+def test_a_token_of_other_tags_is_not_adopted(world: AwsWorld) -> None:
+    world.cloud.create(make_spec(1))
+    found = refusal(world, make_spec(1, tags={OWNER_TAG: OWNER, "tokensweep-intent": "another"}))
+    assert (found.kind, found.may_exist) == (ErrorKind.EXISTS, True)
+    assert len(ours(world, "server")) == 1
+
+
+def test_a_token_whose_server_has_ended_gives_the_ended_one(world: AwsWorld) -> None:
+    made = world.cloud.create(make_spec(1))
+    world.cloud.delete(made.ref())
+    again = world.cloud.create(make_spec(1))
+    assert (again.cloud_id, again.state) == (made.cloud_id, "terminated")
+    assert ours(world) == []
+
+
+# -- refusals
+
+
+def test_no_stock_in_a_zone_is_no_stock_in_that_zone_only(world: AwsWorld) -> None:
+    world.emulator.stock["us-east-1a"] = 0
+    found = refusal(world, make_spec(1))
+    assert (found.kind, found.scope, found.may_exist) == (ErrorKind.CAPACITY, Scope.ZONE, False)
+    assert ours(world) == []
+    assert world.cloud.create(make_spec(2, place="us-east-1b")).place == "us-east-1b"
+
+
+def test_the_quota_is_of_the_region(world: AwsWorld) -> None:
+    world.emulator.vcpu_quota["us-east-1"] = 3
+    world.cloud.create(make_spec(1))
+    found = refusal(world, make_spec(2, place="us-east-1b"))
+    assert (found.kind, found.scope, found.may_exist) == (ErrorKind.QUOTA, Scope.REGION, False)
+    assert world.cloud.create(make_spec(3, place="eu-west-1a")).state == "pending"
+
+
+def test_a_zone_that_does_not_offer_the_type_is_left_for_the_next(world: AwsWorld) -> None:
+    found = refusal(world, make_spec(1, server_type="g4dn.xlarge", gpus=1, place="us-east-1f"))
+    assert (found.kind, found.scope, found.may_exist) == (ErrorKind.UNSUPPORTED, Scope.ZONE, False)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"server_type": "c99.large"}, {"arch": "aarch64"}, {"server_type": "c7g.large"}, {"arch": "riscv64"}]
+)
+def test_what_never_works_is_said_to_be_unsupported(world: AwsWorld, changes: dict[str, Any]) -> None:
+    found = refusal(world, make_spec(1, **changes))
+    assert (found.kind, found.may_exist) == (ErrorKind.UNSUPPORTED, False)
+    assert ours(world) == []
+
+
+@pytest.mark.parametrize("place", ["us-east-1", "us-west-2-lax-1a", "nowhere", ""])
+def test_a_place_that_is_no_zone_is_refused_unsent(world: AwsWorld, place: str) -> None:
+    found = refusal(world, make_spec(1, place=place))
+    assert (found.kind, found.code, found.may_exist) == (ErrorKind.UNSUPPORTED, "no_such_zone", False)
+    assert world.calls() == []
+
+
+def test_a_zone_without_a_default_subnet_says_how_to_make_one(world: AwsWorld) -> None:
+    backend = world.emulator.backend("us-east-1")
+    for subnet in list(backend.subnets["us-east-1a"].values()):
+        backend.delete_subnet(subnet.id)
+    with pytest.raises(Exception, match="aws ec2 create-default-subnet --availability-zone us-east-1a") as caught:
+        world.cloud.create(make_spec(1))
+    found = world.cloud.classify(caught.value)
+    assert (found.kind, found.scope, found.code) == (ErrorKind.UNSUPPORTED, Scope.ZONE, "no_default_subnet")
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("RequestLimitExceeded", ErrorKind.RATE_LIMITED),
+        ("UnauthorizedOperation", ErrorKind.AUTH),
+        ("RequestExpired", ErrorKind.AUTH),
+        ("OptInRequired", ErrorKind.AUTH),
+        ("InsufficientFreeAddressesInSubnet", ErrorKind.CAPACITY),
+        ("MaxSpotInstanceCountExceeded", ErrorKind.QUOTA),
+    ],
+)
+def test_refusals_are_sent_once_and_make_nothing(world: AwsWorld, code: str, kind: ErrorKind) -> None:
+    world.plant(Fault("RunInstances", how="code", code=code))
+    found = refusal(world, make_spec(1))
+    assert (found.kind, found.code, found.may_exist) == (kind, code, False)
+    assert len([call for call in world.calls() if call.startswith("RunInstances")]) == 1, "the SDK sent it again"
+    assert ours(world) == []
+
+
+@pytest.mark.parametrize("code", ["InternalError", "Unavailable", "SomethingNew", "502"])
+def test_codes_that_say_nothing_may_exist(world: AwsWorld, code: str) -> None:
+    world.plant(Fault("RunInstances", how="code", code=code))
+    found = refusal(world, make_spec(1))
+    assert (found.kind, found.may_exist) == (ErrorKind.UNKNOWN, True)
+
+
+def test_revoked_credentials_stop_everything_and_tell_no_secret(world: AwsWorld) -> None:
+    made = world.cloud.create(make_spec(1))
+    world.emulator.revoked = True
+    found = refusal(world, make_spec(2))
+    assert (found.kind, found.scope, found.may_exist) == (ErrorKind.AUTH, Scope.VENDOR, False)
+    listing = world.cloud.list_owned()
+    assert not listing.complete
+    with pytest.raises(sdk.ClientError) as caught:
+        world.cloud.delete(made.ref())
+    said = f"{caught.value!r} {listing} {found} {world.cloud!r} {world.cloud.clients!r}"
+    assert SECRET_KEY not in said
+
+
+# -- accepted, and then
+
+
+def test_a_launch_that_dies_after_it_was_accepted_shows_it(world: AwsWorld) -> None:
+    world.emulator.die_after_accept = 1
+    made = world.cloud.create(make_spec(1))
+    assert made.state == "pending"
+    shown = world.cloud.get(made.ref())
+    assert shown is not None
+    assert shown.state == "terminated"
+    assert ours(world) == []
+
+
+def test_a_spot_server_that_is_taken_back_ends_for_good(world: AwsWorld) -> None:
+    made = world.cloud.create(make_spec(1, spot=True))
+    assert {thing.kind for thing in ours(world)} == {"server", "disk", "nic", "spot_request"}
+    world.emulator.backend("us-east-1").interrupt(made.cloud_id)
+    assert ours(world) == []
+    world.sleep(600)
+    assert ours(world) == [], "a persistent request launched another one"
+
+
+# -- listings
+
+
+def test_what_is_not_shown_yet_is_none_and_not_listed(world: AwsWorld) -> None:
+    world.emulator.lag_s = 30
+    made = world.cloud.create(make_spec(1))
+    assert world.cloud.get(made.ref()) is None
+    assert world.cloud.list_owned().resources == ()
+    world.sleep(31)
+    assert world.cloud.get(made.ref()) is not None
+    assert {r.kind for r in world.cloud.list_owned().resources} == {"server", "disk", "nic"}
+    world.cloud.delete(made.ref())
+    shown = world.cloud.get(made.ref())
+    assert shown is not None
+    assert shown.state == "running", "the listing is behind"
+    world.sleep(31)
+    assert [(r.kind, r.state) for r in world.cloud.list_owned().resources] == [("server", "terminated")]
+
+
+def test_a_name_finds_only_ours_and_the_living_first(world: AwsWorld) -> None:
+    world.add_foreign()
+    assert world.cloud.get(Ref(vendor="aws", place="us-east-1a", name="tokensweep-not-ours")) is None
+    world.cloud.delete(Ref(vendor="aws", place="us-east-1a", name="tokensweep-not-ours"))
+    dead = world.cloud.create(make_spec(1))
+    world.cloud.delete(dead.ref())
+    world.sleep(5)
+    living = world.cloud.create(make_spec(1, token="e" * 64))
+    by_name = Ref(vendor="aws", place="us-east-1a", name=living.name)
+    found = world.cloud.get(by_name)
+    assert found is not None
+    assert found.cloud_id == living.cloud_id
+    assert world.cloud.get(replace(by_name, place="us-east-1b")) is None
+    world.cloud.delete(by_name)
+    assert ours(world) == []
+    assert len([thing for thing in world.existing() if thing.kind == "server"]) == 1, "the foreign server is gone"
+
+
+@pytest.mark.parametrize("how", ["drop", "html_502", "truncated", "hang", "code"])
+def test_a_region_that_fails_makes_the_listing_incomplete(how: Any) -> None:
+    with open_world(read_timeout_s=2.0 if how == "hang" else 20.0) as world:
+        world.cloud.create(make_spec(1))
+        world.plant(Fault("DescribeVolumes eu-west-1", how=how, code="RequestLimitExceeded", seconds=3.0))
+        listing = world.cloud.list_owned()
+        assert not listing.complete
+        assert listing.places == ("us-east-1",)
+        assert [problem.split(":")[0] for problem in listing.problems] == ["eu-west-1"]
+        assert {r.kind for r in listing.resources} == {"server", "disk", "nic"}, "the other region is still shown"
+        assert world.cloud.list_owned().complete
+
+
+def test_no_list_of_regions_is_no_listing(world: AwsWorld) -> None:
+    world.plant(Fault("DescribeRegions", how="html_502"))
+    listing = world.cloud.list_owned()
+    assert (listing.complete, listing.resources, listing.places) == (False, (), ())
+    assert listing.problems
+
+
+def test_every_page_is_read_and_a_cut_one_is_noticed(world: AwsWorld) -> None:
+    for attempt in range(12):
+        world.cloud.create(make_spec(attempt, server_type="t3.micro"))
+    listing = world.cloud.list_owned()
+    assert listing.complete
+    assert len(listing.resources) == 36
+    pages = [call for call in world.calls() if call == "DescribeInstances us-east-1"]
+    assert len(pages) == 3
+    answered = world.emulator.app
+    n_pages = 0
+
+    def second_page_fails(environ: Any, start_response: Any) -> Any:
+        nonlocal n_pages
+        n_pages += world.emulator.operation(environ) == "DescribeInstances us-east-1"
+        broken = n_pages == 2
+        return (
+            world.emulator.error("InternalError", environ, start_response)
+            if broken
+            else answered(environ, start_response)
+        )
+
+    world.emulator.app = second_page_fails  # type: ignore[method-assign]
+    cut = world.cloud.list_owned()
+    assert not cut.complete
+    assert cut.places == ("eu-west-1",)
+
+
+def test_regions_of_the_options_limit_everything() -> None:
+    with open_world(regions=("eu-west-1",)) as world:
+        assert world.cloud.list_owned().places == ("eu-west-1",)
+        assert {place[:-1] for place in world.cloud.server_type("c7i.large").places} == {"eu-west-1"}
+        assert not [call for call in world.calls() if "us-east-1" in call and "GetProducts" not in call]
+
+
+# -- deletes
+
+
+def test_a_termination_that_takes_time_shows_its_state(world: AwsWorld) -> None:
+    world.emulator.delete_s = 40
+    made = world.cloud.create(make_spec(1))
+    world.cloud.delete(made.ref())
+    for _ in range(2):
+        shown = world.cloud.get(made.ref())
+        assert shown is not None
+        assert shown.state == "stopping"
+        assert {thing.kind for thing in ours(world)} == {"server", "disk", "nic"}
+        world.cloud.delete(made.ref())
+    world.sleep(41)
+    assert ours(world) == []
+
+
+def test_a_stuck_termination_stays_visible(world: AwsWorld) -> None:
+    made = world.cloud.create(make_spec(1))
+    world.emulator.stuck.add(made.cloud_id)
+    world.cloud.delete(made.ref())
+    world.sleep(7200)
+    assert [r.state for r in world.cloud.list_owned().resources if r.kind == "server"] == ["stopping"]
+    world.emulator.stuck.clear()
+    assert ours(world) == []
+
+
+def test_termination_protection_blocks_and_says_so(world: AwsWorld) -> None:
+    made = world.cloud.create(make_spec(1))
+    world.emulator.backend("us-east-1").get_instance(made.cloud_id).disable_api_termination = True
+    with pytest.raises(sdk.ClientError) as caught:
+        world.cloud.delete(made.ref())
+    assert world.cloud.classify(caught.value).kind is ErrorKind.DELETE_BLOCKED
+    assert len(ours(world, "server")) == 1
+
+
+def test_every_kind_of_stray_is_listed_and_deleted_by_its_ref(world: AwsWorld) -> None:
+    made = world.cloud.create(make_spec(1))
+    client = world.cloud.clients.ec2("us-east-1")
+
+    def tags(kind: str) -> list[dict[str, Any]]:
+        return [{"ResourceType": kind, "Tags": [{"Key": OWNER_TAG, "Value": OWNER}]}]
+
+    volume = client.create_volume(AvailabilityZone="us-east-1a", Size=10, TagSpecifications=tags("volume"))["VolumeId"]
+    client.attach_volume(VolumeId=volume, InstanceId=made.cloud_id, Device="/dev/sdf")
+    address = client.allocate_address(Domain="vpc", TagSpecifications=tags("elastic-ip"))["AllocationId"]
+    client.associate_address(AllocationId=address, InstanceId=made.cloud_id)
+    free = client.allocate_address(Domain="vpc", TagSpecifications=tags("elastic-ip"))["AllocationId"]
+    subnet = client.describe_subnets()["Subnets"][0]["SubnetId"]
+    nic = client.create_network_interface(SubnetId=subnet, TagSpecifications=tags("network-interface"))
+    client.create_snapshot(VolumeId=volume, TagSpecifications=tags("snapshot"))
+    client.create_key_pair(KeyName="stray", TagSpecifications=tags("key-pair"))
+    world.cloud.create(make_spec(2, spot=True))
+
+    with pytest.raises(sdk.ClientError) as caught:
+        world.cloud.delete(Ref(vendor="aws", place="us-east-1a", name="", cloud_id=volume))
+    assert world.cloud.classify(caught.value).kind is ErrorKind.DELETE_BLOCKED, "it is still attached"
+
+    shown = {r.cloud_id: r for r in world.cloud.list_owned().resources}
+    assert {r.kind for r in shown.values()} == {"server", "disk", "nic", "ip", "snapshot", "key", "spot_request"}
+    assert {volume, address, free, nic["NetworkInterface"]["NetworkInterfaceId"]} <= set(shown)
+    assert {thing.cloud_id for thing in ours(world)} == set(shown)
+    for resource in sorted(shown.values(), key=lambda r: r.kind != "server"):
+        world.cloud.delete(resource.ref())
+        world.cloud.delete(resource.ref())
+    assert ours(world) == []
+
+
+def test_a_disk_that_does_not_go_with_its_server_is_left_in_sight(world: AwsWorld) -> None:
+    made = world.cloud.create(make_spec(1))
+    client = world.cloud.clients.ec2("us-east-1")
+    mapping = {"DeviceName": "/dev/sda1", "Ebs": {"DeleteOnTermination": False}}
+    client.modify_instance_attribute(InstanceId=made.cloud_id, BlockDeviceMappings=[mapping])
+    world.cloud.delete(made.ref())
+    (left,) = [r for r in world.cloud.list_owned().resources if r.kind != "server"]
+    assert (left.kind, left.tags) == ("disk", make_spec(1).tags)
+    world.cloud.delete(left.ref())
+    assert ours(world) == []
+
+
+def test_an_id_of_nothing_that_we_make_is_refused(world: AwsWorld) -> None:
+    with pytest.raises(ConfigError, match="vpc-1"):
+        world.cloud.delete(Ref(vendor="aws", place="us-east-1a", name="", cloud_id="vpc-1"))
+
+
+# -- the shared security group
+
+
+def test_many_at_once_come_to_one_security_group(world: AwsWorld) -> None:
+    clouds = [AwsCloud(world.cloud.session, world.cloud.options) for _ in range(6)]
+    failures: list[BaseException] = []
+
+    def create(attempt: int, cloud: AwsCloud) -> None:
+        try:
+            cloud.create(make_spec(attempt, server_type="t3.micro"))
+        except BaseException as exc:
+            failures.append(exc)
+
+    threads = [threading.Thread(target=create, args=pair) for pair in enumerate(clouds)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    groups = [g for vpc in world.emulator.backend("us-east-1").groups.values() for g in vpc.values()]
+    assert len([g for g in groups if g.name.startswith("tokensweep-ssh-")]) == 1
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("operation", ["CreateSecurityGroup", "AuthorizeSecurityGroupIngress"])
+def test_a_group_that_was_left_half_made_is_finished_by_the_next(world: AwsWorld, operation: str, after: bool) -> None:
+    world.plant(Fault(operation, after=after))
+    refusal(world, make_spec(1))
+    assert ours(world) == []
+    AwsCloud(world.cloud.session, world.cloud.options).create(make_spec(1))
+    client = world.cloud.clients.ec2("us-east-1")
+    found = client.describe_security_groups(Filters=[{"Name": "group-name", "Values": ["tokensweep-ssh-*"]}])
+    (group,) = found["SecurityGroups"]
+    assert len([s for r in group["IpPermissions"] for s in (*r["IpRanges"], *r["Ipv6Ranges"])]) == 2
+
+
+def test_a_group_that_was_deleted_is_made_again(world: AwsWorld) -> None:
+    world.cloud.delete(world.cloud.create(make_spec(1)).ref())
+    client = world.cloud.clients.ec2("us-east-1")
+    found = client.describe_security_groups(Filters=[{"Name": "group-name", "Values": ["tokensweep-ssh-*"]}])
+    client.delete_security_group(GroupId=found["SecurityGroups"][0]["GroupId"])
+    assert refusal(world, make_spec(2)).kind is ErrorKind.RATE_LIMITED, "waits and sends the same again"
+    assert world.cloud.create(make_spec(2)).state == "pending"
+
+
+# -- the table of codes
+
+
+def test_every_error_has_a_meaning_and_none_raises() -> None:
+    for code, (kind, _) in CODES.items():
+        for shown in (code, f"Client.{code}", f"Server.{code}"):
+            found = classify(sdk.ClientError({"Error": {"Code": shown, "Message": "why"}}, "RunInstances"))
+            assert (found.kind, found.code) == (kind, code)
+    odd: list[BaseException] = [
+        sdk.ClientError({}, "x"),
+        sdk.ClientError({"Error": {}}, "x"),
+        sdk.ClientError({"Error": {"Code": 7, "Message": None}}, "x"),
+        sdk.EndpointConnectionError(endpoint_url="https://ec2"),
+        sdk.ConnectTimeoutError(endpoint_url="https://ec2"),
+        sdk.ReadTimeoutError(endpoint_url="https://ec2"),
+        sdk.ConnectionClosedError(endpoint_url="https://ec2"),
+        sdk.HTTPClientError(error=ValueError()),
+        TimeoutError(),
+        KeyError("Instances"),
+        KeyboardInterrupt(),
+    ]
+    for exc in odd:
+        found = classify(exc)
+        assert (found.kind, found.may_exist) == (ErrorKind.UNKNOWN, True), exc
+        assert found.message
+    assert classify(sdk.NoCredentialsError()).kind is ErrorKind.AUTH
+
+
+def test_an_encoded_refusal_is_not_repeated_in_full() -> None:
+    text = "You are not authorized. Encoded authorization failure message: " + "x" * 5000
+    found = classify(sdk.ClientError({"Error": {"Code": "UnauthorizedOperation", "Message": text}}, "RunInstances"))
+    assert "Encoded" not in found.message
+    assert len(found.message) <= 500
+
+
+@pytest.mark.parametrize(
+    "tags", [{"aws:x": "1"}, {"k" * 129: "v"}, {"k": "v" * 257}, {"Name": "x"}, {str(i): "" for i in range(50)}]
+)
+def test_tags_that_ec2_would_refuse_are_refused_unsent(world: AwsWorld, tags: dict[str, str]) -> None:
+    with pytest.raises(ConfigError):
+        world.cloud.create(make_spec(1, tags=tags))
+    assert ours(world) == []
