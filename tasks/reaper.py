@@ -15,7 +15,7 @@ from typing import ParamSpec
 
 from tasks.clouds.base import Cloud, Resource
 from tasks.clouds.clock import Clock, WallClock, clock_of
-from tasks.clouds.deletion import mark, may_resend, prove_gone, remains_of, request_delete, send_delete
+from tasks.clouds.deletion import mark, may_resend, prove_gone, remains_of, request_delete, send_again, send_delete
 from tasks.domain.actions import Decision
 from tasks.domain.lifecycle import Intent, LedgerError, LedgerRow, ResourceState, StaleRowError
 from tasks.domain.reaping import (
@@ -78,7 +78,7 @@ def reap(
     force: bool = False,
     reaper_id: str = "",
 ) -> ReapReport:
-    """Delete what nobody may use any more, and pass again until it is proven gone or prove_s have gone by.
+    """Delete what nobody may use any more, and pass again until it is proven gone or prove_s have gone by on the wall.
 
     Kept: servers in use by a controller that is not provably dead, before their deadline; what is not ours.
     expired_only: only what is past its deadline or marked. sweep_id: only that sweep's, and no heartbeat.
@@ -88,7 +88,7 @@ def reap(
     """
     report = ReapReport(dry_run=dry_run)
     clocks = {cloud.vendor: clock_of(cloud, WallClock(now, sleep)) for cloud in clouds}
-    give_up_unix_s = {vendor: clock.now() + prove_s for vendor, clock in clocks.items()}
+    give_up_unix_s = {vendor: clock.now() + prove_s / clock.real_s(1.0) for vendor, clock in clocks.items()}
     wait_s = 1.0
     while True:
         report.listed, report.waiting, report.watched, report.stuck = (), [], [], []
@@ -230,6 +230,10 @@ class _Pass:
         elif not self.report.dry_run:
             row, decision = prove_gone(cloud, ledger, row, listing, rules=self.survey.rules)
             self.decide([decision])
+            if not remains_of(row, listing):  # what is listed was sent its delete by `kill`
+                n_before = row.delete_attempts
+                row = send_again(cloud, ledger, row, listing, decision)
+                self.report.n_deletes_sent += row.delete_attempts - n_before
         else:
             decision = self.survey.missing(row)
         if row.state is ResourceState.GONE:
