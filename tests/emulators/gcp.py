@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from decimal import Decimal
 from threading import RLock
 from typing import Any
 from urllib.parse import parse_qsl
@@ -115,6 +116,10 @@ class GcpEmulator:
         self.add(DISK, name, zone, {"labels": labels, "sizeGb": "10"})
         self.add(INSTANCE, name, zone, body).running_unix_s = self.now()
         self.add(ADDRESS, name, offers.region_of(zone), {"labels": labels, "address": "198.51.100.7"})
+
+    def list_price(self, server_type: str, zone: str) -> Decimal:
+        """USD per hour on demand."""
+        return offers.usd_per_hour(offers.MACHINE_TYPES[server_type], zone, spot=False)
 
     def preempt(self, name: str) -> None:
         """Take a spot server away, as its scheduling says."""

@@ -156,11 +156,12 @@ class Service:
         return sorted(found, key=lambda method: method.pattern.pattern.count("(?P<"))
 
     def _pattern(self, spec: Json) -> re.Pattern[str]:
-        """`{name}` is one segment, `{+name}` any number of them."""
+        """`{name}` is one segment, `{+name}` any number of them, as its own pattern says."""
         parts = re.split(r"\{(\+?)(\w+)\}", spec["path"])
         pattern = re.escape(parts[0])
         for plus, name, rest in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
-            pattern += f"(?P<{name}>{'.+' if plus else '[^/]+'})" + re.escape(rest)
+            many = str(spec["parameters"][name].get("pattern", ".+")).strip("^$")
+            pattern += f"(?P<{name}>{many if plus else '[^/]+'})" + re.escape(rest)
         return re.compile(re.escape(self.prefix) + pattern)
 
 

@@ -243,6 +243,7 @@ class Project:
             size_gb = int(params.get("diskSizeGb", 0)) or _image(params["sourceImage"]).size_gb
             disk_name = params.get("diskName", instance.name if attached.get("boot") else f"{instance.name}-{number}")
             body: Json = {
+                "sourceImage": params["sourceImage"],
                 "sizeGb": str(size_gb),
                 "labels": params.get("labels", {}),
                 "type": params.get("diskType", ""),

@@ -176,7 +176,7 @@ def _by_code(failures: Sequence[tuple[str, str]], otherwise: Meaning) -> Classif
             meaning = _STOCKOUT  # GPU_STOCKOUT and the like; there is no list of them
         if meaning is not None:
             return _classified(code, message, _refined(meaning, message))
-    code, message = failures[0] if failures else ("", "it failed without a reason")
+    code, message = failures[0] if failures else ("operationFailed", "it failed without a reason")
     return _classified(code, message, otherwise)
 
 
