@@ -60,7 +60,7 @@ class HetznerEmulator:
                 Existing(
                     kind=kind,
                     name=thing.name,
-                    cloud_id=str(thing.id),
+                    cloud_id=_id_of(thing),
                     place=thing.place,
                     ours=self._is_ours(thing),
                     usd_per_hour=self.project.eur_per_hour(thing),
@@ -254,6 +254,11 @@ class HetznerEmulator:
         else:
             raise ApiError("not_found", "no such action")
         return {"action": self.project.act(command, thing).payload(self._now())}
+
+
+def _id_of(thing: Thing) -> str:
+    """With the kind, because numbers are counted by kind; a server's is the bare number that everybody knows."""
+    return str(thing.id) if thing.kind == "servers" else f"{SINGULAR[thing.kind]}/{thing.id}"
 
 
 def _template(path: str) -> str:

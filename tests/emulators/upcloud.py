@@ -60,7 +60,7 @@ class UpCloudEmulator:
                 Existing(
                     kind="snapshot" if thing.data.get("type") == "backup" else kind,
                     name=thing.title or thing.uuid,
-                    cloud_id=thing.uuid,
+                    cloud_id=_id_of(thing),
                     place=thing.zone,
                     ours=self._is_ours(thing),
                     usd_per_hour=self.account.eur_per_hour(thing),
@@ -214,6 +214,13 @@ class UpCloudEmulator:
             thing.ended_unix_s = self._now()
             return None, 204
         raise ApiError("NOT_FOUND", f"no such endpoint: {operation}")
+
+
+def _id_of(thing: Thing) -> str:
+    """With the kind, and for an address with the server that it is of: addresses are used again."""
+    if thing.kind == "server":
+        return thing.uuid
+    return f"storage/{thing.uuid}" if thing.kind == "storage" else f"ip/{thing.data['server']}/{thing.uuid}"
 
 
 def _template(path: str) -> str:
