@@ -17,10 +17,11 @@ from moto.ec2.models import ec2_backends
 from moto.moto_server.werkzeug_app import create_backend_app
 
 from tests.emulators import aws_prices, aws_responses  # noqa: F401
-from tests.emulators.aws_ec2 import ACCOUNTS, Backend
+from tests.emulators.aws_ec2 import Backend
 from tests.emulators.aws_iam import Touched, allows
 from tests.emulators.aws_schema import RefusedError, read_form, read_json
-from tests.emulators.base import Existing, Faults, Machines, NoMachines, StartResponse
+from tests.emulators.aws_state import ACCOUNTS
+from tests.emulators.base import Existing, Faults, Machines, NoMachines, StartResponse, WsgiApp
 
 ACCESS_KEY = "AKIATOKENSWEEPTEST00"
 SECRET_KEY = "tokensweep-emulator-secret-key-0000000000"
@@ -41,7 +42,7 @@ _account_ids = itertools.count(100_000_000_000)
 
 
 @cache
-def _moto(service: str) -> Any:
+def _moto(service: Any) -> Any:
     """moto's application of one service. Its dispatcher by host name looks through its own folders at each call."""
     return create_backend_app(service)
 
@@ -82,6 +83,7 @@ class AwsEmulator:
             "sts.amazonaws.com",
             "api.pricing.us-east-1.amazonaws.com",
         )
+        self.app: WsgiApp = self._app
         ACCOUNTS[self.account_id] = self
 
     def close(self) -> None:
@@ -105,7 +107,7 @@ class AwsEmulator:
         form = dict(pair.partition("=")[::2] for pair in _body(environ).decode().split("&"))
         return f"{form.get('Action', '')} {region}"
 
-    def app(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+    def _app(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         with self.lock:
             try:
                 return self._answer(environ, start_response)
@@ -199,7 +201,7 @@ class AwsEmulator:
         for each in (i for i in ids if isinstance(i, str)):
             if each.startswith("eipassoc-"):
                 addresses = [a for a in self.backend(region).addresses if a.association_id == each]
-                each = addresses[0].allocation_id if addresses else each
+                each = str(addresses[0].allocation_id) if addresses else each
             kind = next((kind for prefix, kind in kinds.items() if each.startswith(prefix)), None)
             if kind is not None:
                 tags = self.backend(region).tags.get(each, {})
@@ -242,7 +244,7 @@ class AwsEmulator:
         for nic in backend.enis.values():
             add("nic", nic.id, nic.availability_zone, aws_prices.IPV4_USD_PER_HOUR if nic.public_ip else Decimal(0))
         for address in backend.addresses:
-            add("ip", address.allocation_id, region, aws_prices.IPV4_USD_PER_HOUR)
+            add("ip", str(address.allocation_id), region, aws_prices.IPV4_USD_PER_HOUR)
         for request in backend.spot_instance_requests.values():
             if request.state in ("open", "active"):
                 add("spot_request", request.id, region, Decimal(0))

@@ -10,170 +10,27 @@ from __future__ import annotations
 import base64
 import copy
 import json
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from decimal import Decimal
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
 from moto.ec2 import urls
 from moto.ec2.exceptions import EC2ClientError, InvalidInstanceIdError
-from moto.ec2.models import EC2Backend, ec2_backends
-from moto.ec2.models.amis import Ami
+from moto.ec2.models import ec2_backends
 from moto.ec2.models.availability_zones_and_regions import Region
-from moto.ec2.models.core import TaggedEC2Resource
-from moto.ec2.models.instance_types import InstanceType
 from moto.ec2.models.instances import Instance, InstanceState, Reservation, StateReason
-from moto.ec2.utils import generic_filter, random_spot_request_id
+from moto.ec2.utils import generic_filter
 
 from tests.emulators import aws_prices
-from tests.emulators.base import Guest, Machines
+from tests.emulators.aws_rules import Rules
+from tests.emulators.aws_state import ACCOUNTS, STATE_CODES, Launched, Launches, Life, SpotRequest
+from tests.emulators.base import Guest
 
 TERMINATED_VISIBLE_S = 3600.0
-STATE_CODES = {"pending": 0, "running": 16, "shutting-down": 32, "terminated": 48, "stopping": 64, "stopped": 80}
-CANONICAL = "099720109477"
-IMAGES = (  # id, name, owner, architecture, GiB, created
-    (
-        "ami-0a00000000000001",
-        "ubuntu/images/hvm-ssd-gp3/ubuntu-noble-24.04-amd64-server-20260401",
-        CANONICAL,
-        "x86_64",
-        8,
-    ),
-    (
-        "ami-0a00000000000002",
-        "ubuntu/images/hvm-ssd-gp3/ubuntu-noble-24.04-amd64-server-20261101",
-        CANONICAL,
-        "x86_64",
-        8,
-    ),
-    (
-        "ami-0a00000000000003",
-        "ubuntu/images/hvm-ssd-gp3/ubuntu-noble-24.04-arm64-server-20261101",
-        CANONICAL,
-        "arm64",
-        8,
-    ),
-    (
-        "ami-0a00000000000004",
-        "ubuntu/images/hvm-ssd-gp3/ubuntu-jammy-22.04-amd64-server-20261102",
-        CANONICAL,
-        "x86_64",
-        8,
-    ),
-    (
-        "ami-0a00000000000005",
-        "Deep Learning Base OSS Nvidia Driver GPU AMI (Ubuntu 24.04) 20261101",
-        "898082745236",
-        "x86_64",
-        75,
-    ),
-    (
-        "ami-0a00000000000006",
-        "Deep Learning ARM64 Base OSS Nvidia Driver GPU AMI (Ubuntu 24.04) 20261101",
-        "898082745236",
-        "arm64",
-        75,
-    ),
-    (
-        "ami-0a00000000000007",
-        "ubuntu/images/hvm-ssd-gp3/ubuntu-noble-24.04-amd64-server-20261103",
-        "666666666666",
-        "x86_64",
-        8,
-    ),
-)
 
 
-class Account(Protocol):
-    """What the backends of all regions share. lag_s: how long listings are behind. stock: servers left by (type, zone)
-    or zone. vcpu_quota: by region. stuck: instance ids whose termination never ends. die_after_accept: so many of the
-    next launches are accepted and then have no capacity."""
-
-    lag_s: float
-    boot_s: float
-    delete_s: float
-    stock: dict[str, int]
-    vcpu_quota: dict[str, int]
-    stuck: set[str]
-    stuck_all: bool
-    die_after_accept: int
-    machines: Machines
-    regions: tuple[str, ...]
-    request: dict[str, Any]
-    answering: str
-
-    def now(self) -> float: ...
-
-
-ACCOUNTS: dict[str, Account] = {}
-
-
-@dataclass
-class Life:
-    """What really became of an instance, whatever is shown of it. states: since when it has been in which."""
-
-    instance: Instance
-    usd_per_hour: Decimal
-    states: list[tuple[float, str]]
-    doomed: bool = False
-    booted: bool = False
-    address: str = ""
-
-    @property
-    def state(self) -> str:
-        return self.states[-1][1]
-
-    @property
-    def since_unix_s(self) -> float:
-        return self.states[-1][0]
-
-    def shown(self, unix_s: float) -> str | None:
-        """The state in which it was then; None before it was launched."""
-        past = [state for since, state in self.states if since <= unix_s]
-        return past[-1] if past else None
-
-
-class Image(Ami):
-    """An image whose snapshot has its own size."""
-
-    size_gib = 8
-
-    @property
-    def block_device_mappings(self) -> list[dict[str, Any]]:
-        ebs = {"SnapshotId": self.ebs_snapshot.id, "VolumeSize": self.size_gib, "DeleteOnTermination": True}
-        return [{"DeviceName": self.root_device_name, "Ebs": ebs | {"VolumeType": "gp3"}}]
-
-
-class SpotRequest(TaggedEC2Resource):
-    def __init__(self, backend: Any, instance: Instance, created: datetime) -> None:
-        self.ec2_backend = backend
-        self.id = self.spot_instance_request_id = random_spot_request_id()
-        self.instance_id = instance.id
-        self.instance = instance
-        self.state = "active"
-        self.type = "one-time"
-        self.create_time = created
-        self.launched_availability_zone = instance.availability_zone
-
-
-@dataclass
-class _Launched:
-    request: str
-    reservation: Reservation
-
-
-@dataclass
-class _Launches:
-    by_token: dict[str, _Launched] = field(default_factory=dict)
-    lives: dict[str, Life] = field(default_factory=dict)
-
-
-class Backend(EC2Backend):  # type: ignore[misc]
-    instance_types: ClassVar[list[InstanceType]] = [InstanceType(name) for name in aws_prices.USD_PER_HOUR]
-
+class Backend(Rules):
     def __init__(self, region_name: str, account_id: str) -> None:
         self.account = ACCOUNTS.get(account_id)
-        self.launches = _Launches()
+        self.launches = Launches()
         self.born: dict[str, float] = {}
         super().__init__(region_name, account_id)
         if self.account is not None:
@@ -182,24 +39,6 @@ class Backend(EC2Backend):  # type: ignore[misc]
     @property
     def _url_module(self) -> Any:
         return urls
-
-    def _load_amis(self) -> None:
-        for ami_id, name, owner, architecture, size_gib in IMAGES:
-            image = Image(
-                self,
-                ami_id,
-                name=name,
-                owner_id=owner,
-                owner_alias="amazon" if owner not in (CANONICAL, "666666666666") else None,
-                architecture=architecture,
-                public=True,
-                virtualization_type="hvm",
-                root_device_type="ebs",
-                creation_date=datetime.strptime(name[-8:], "%Y%m%d"),
-                region_name=f"{self.region_name}a",
-            )
-            image.size_gib = size_gib
-            self.amis[ami_id] = image
 
     # -- launching
 
@@ -226,87 +65,8 @@ class Backend(EC2Backend):  # type: ignore[misc]
         made = super().run_instances(image_id, count, user_data, security_group_names, **kwargs)
         self._launched(made.instances[0], request, kwargs.get("tags") or {})
         if token:
-            self.launches.by_token[token] = _Launched(fingerprint, made)
+            self.launches.by_token[token] = Launched(fingerprint, made)
         return made
-
-    def _zone(self, request: dict[str, Any]) -> str:
-        interfaces = request.get("NetworkInterfaces") or [{}]
-        if interfaces[0] and (request.get("SubnetId") or request.get("SecurityGroupIds")):
-            raise EC2ClientError(
-                "InvalidParameterCombination",
-                "Network interfaces and an instance-level subnet ID may not be specified on the same request",
-            )
-        subnet_id = interfaces[0].get("SubnetId") or request.get("SubnetId")
-        if subnet_id:
-            return str(self.get_subnet(subnet_id).availability_zone)
-        return str(request.get("Placement", {}).get("AvailabilityZone") or f"{self.region_name}a")
-
-    def _check_launch(self, request: dict[str, Any], zone: str) -> None:
-        name = request.get("InstanceType", "m1.small")
-        if not any(known.name == name for known in self.instance_types):
-            raise EC2ClientError("InvalidParameterValue", f"Invalid value '{name}' for InstanceType.")
-        if zone not in self.zones_of(name):
-            raise EC2ClientError(
-                "Unsupported",
-                f"Your requested instance type ({name}) is not supported in your requested Availability Zone ({zone}).",
-            )
-        image = self.describe_images(ami_ids=[request["ImageId"]])[0]
-        if image.architecture not in self.described(name)["ProcessorInfo"]["SupportedArchitectures"]:
-            raise EC2ClientError(
-                "InvalidParameterValue",
-                f"The architecture of the specified instance type does not match {image.architecture} of {image.id}.",
-            )
-        asked = [*(request.get("SecurityGroupIds") or ())]
-        asked += [group for nic in request.get("NetworkInterfaces") or () for group in nic.get("Groups", ())]
-        for group in asked:
-            if self.get_security_group_from_id(group) is None:
-                raise EC2ClientError("InvalidGroup.NotFound", f"The security group '{group}' does not exist")
-        for mapping in request.get("BlockDeviceMappings") or ():
-            size_gib = mapping.get("Ebs", {}).get("VolumeSize")
-            if mapping["DeviceName"] == image.root_device_name and size_gib and size_gib < image.size_gib:
-                raise EC2ClientError(
-                    "InvalidBlockDeviceMapping",
-                    f"Volume of size {size_gib}GB is smaller than its snapshot, expect size>= {image.size_gib}GB",
-                )
-        if len(base64.b64decode(request.get("UserData") or "")) > 16384:
-            raise EC2ClientError("InvalidParameterValue", "User data is limited to 16384 bytes")
-        spot = "InstanceMarketOptions" in request
-        for specification in request.get("TagSpecifications") or ():
-            if specification["ResourceType"] == "spot-instances-request" and not spot:
-                raise EC2ClientError("InvalidParameterCombination", "There is no Spot request to tag.")
-            for tag in specification.get("Tags", ()):
-                if len(tag["Key"]) > 128 or len(tag.get("Value", "")) > 256 or tag["Key"].startswith("aws:"):
-                    raise EC2ClientError("InvalidParameterValue", f"Tag {tag['Key']} is invalid.")
-
-    def _take_stock(self, request: dict[str, Any], zone: str) -> None:
-        account, name = self.account, request["InstanceType"]
-        assert account is not None
-        quota = account.vcpu_quota.get(self.region_name)
-        if quota is not None:
-            living = [x for x in self.launches.lives.values() if x.state in ("pending", "running")]
-            used = sum(self.described(x.instance.instance_type)["VCpuInfo"]["DefaultVCpus"] for x in living)
-            if used + self.described(name)["VCpuInfo"]["DefaultVCpus"] > quota:
-                raise EC2ClientError(
-                    "VcpuLimitExceeded",
-                    f"You have requested more vCPU capacity than your current vCPU limit of {quota} allows.",
-                )
-        for key in (zone, f"{name} {zone}"):
-            if account.stock.get(key, 1) <= 0:
-                raise EC2ClientError(
-                    "InsufficientInstanceCapacity",
-                    f"We currently do not have sufficient {name} capacity in the zone you requested ({zone}).",
-                )
-        for key in (zone, f"{name} {zone}"):
-            if key in account.stock:
-                account.stock[key] -= 1
-
-    def _all_devices(self, request: dict[str, Any], mappings: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The image's own root disk is there also when the request does not name it."""
-        image = self.describe_images(ami_ids=[request["ImageId"]])[0]
-        if any(mapping["DeviceName"] == image.root_device_name for mapping in mappings):
-            return mappings
-        ebs = {"VolumeSize": image.size_gib, "VolumeType": "gp3", "DeleteOnTermination": True}
-        return [*mappings, {"DeviceName": image.root_device_name, "Ebs": ebs, "NoDevice": None, "VirtualName": None}]
 
     def _launched(self, instance: Instance, request: dict[str, Any], tags: dict[str, dict[str, str]]) -> None:
         account = self.account
@@ -353,11 +113,6 @@ class Backend(EC2Backend):  # type: ignore[misc]
         )
 
     # -- time
-
-    def time(self) -> datetime:
-        """Now as moto keeps it: UTC, not saying so."""
-        assert self.account is not None
-        return datetime.fromtimestamp(self.account.now(), UTC).replace(tzinfo=None)
 
     def advance(self) -> None:
         """Everything that has happened by now."""
@@ -511,39 +266,6 @@ class Backend(EC2Backend):  # type: ignore[misc]
         for request in found:
             request.state = "cancelled"
         return found
-
-    # -- what is sold where
-
-    def described(self, name: str) -> InstanceType:
-        return next(known for known in self.instance_types if known.name == name)
-
-    def zones_of(self, name: str) -> list[str]:
-        zones = [zone.name for zone in self.describe_availability_zones()]
-        return zones[:-1] if name in aws_prices.ONLY_IN_SOME_ZONES else zones
-
-    def describe_instance_type_offerings(self, location_type: Any = None, filters: Any = None) -> list[dict[str, str]]:
-        wanted = (filters or {}).get("instance-type")
-        # A local zone as well: it needs an opt-in of its own and is no place of ours.
-        return [
-            {"InstanceType": known.name, "LocationType": str(location_type), "Location": zone}
-            for known in self.instance_types
-            for zone in [*self.zones_of(known.name), f"{self.region_name}-lax-1a"]
-            if not wanted or known.name in wanted
-        ]
-
-    def spot_history(self, names: list[str]) -> list[dict[str, Any]]:
-        return [
-            {
-                "InstanceType": known.name,
-                "ProductDescription": "Linux/UNIX",
-                "SpotPrice": str(aws_prices.spot(known.name, zone)),
-                "AvailabilityZone": zone,
-                "Timestamp": self.time(),
-            }
-            for known in self.instance_types
-            for zone in self.zones_of(known.name)
-            if not names or known.name in names
-        ]
 
 
 ec2_backends.backend = Backend
