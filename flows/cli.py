@@ -120,6 +120,15 @@ def doctor(as_json: Json = False) -> None:
 
 
 @app.command()
+def automations(
+    notify: Annotated[str, typer.Option(help="Notification block, as type/name: slack-webhook/ops.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Put our automations on the Prefect server of PREFECT_API_URL: a crash starts the reaper, leaks are told."""
+    commands.apply_automations(notify, as_json)
+
+
+@app.command()
 def ui(
     port: Annotated[int, typer.Option(help="Port of the Prefect server.")] = 4200,
 ) -> None:
@@ -128,6 +137,7 @@ def ui(
 
     settings = Settings()
     raise typer.Exit(asyncio.run(serve_ui(settings, port)))
+
 
 for group in (answers, report_command, export_command):
     group.register(app)

@@ -57,8 +57,9 @@ def run_sweep(
     with prefect_api(settings.home) as wait_for_api:
         from prefect.exceptions import TerminationSignal
 
+        from flows.request import SweepRequest
         from flows.stopping import exit_code
-        from flows.sweep import SweepRequest, ended, sweep
+        from flows.sweep import ended, sweep
 
         cap = max_usd or float(preset.max_usd)
         request = SweepRequest(preset=preset_name, mode="run", max_usd=cap, server=server, label=label)
@@ -105,13 +106,14 @@ def show_status(settings: Settings, sweep_id: str, as_json: bool) -> None:
 
 def show_decisions(settings: Settings, server: str, model: str, sweep_id: str, as_json: bool) -> None:
     from tasks.lake import open_lake, query
+    from tasks.lake_access import lake_address
 
     sql = """
         SELECT t_s, action, subject, reason, evidence, server_run_id FROM v_decisions
         WHERE server = ? AND (? = '' OR subject LIKE ? || '%') AND (? = '' OR sweep_id = ?)
         ORDER BY server_run_id, t_s
     """
-    lake = open_lake(open_services(settings).settings.lake_root)
+    lake = open_lake(lake_address(settings), documented=False)
     rows = query(lake, sql, [server, model, model, sweep_id, sweep_id]).to_dicts()
     if not rows:
         known = [r["server"] for r in query(lake, "SELECT DISTINCT server FROM v_server_runs ORDER BY 1").to_dicts()]
@@ -127,10 +129,16 @@ def show_decisions(settings: Settings, server: str, model: str, sweep_id: str, a
 
 def show_query(settings: Settings, sql: str, list_views: bool, as_json: bool, as_csv: bool) -> None:
     from tasks.lake import open_lake, query
+    from tasks.lake_access import lake_address
 
-    lake = open_lake(open_services(settings).settings.lake_root)
+    lake = open_lake(lake_address(settings))
     if list_views or not sql:
-        sql = "SELECT view_name AS name, comment FROM duckdb_views() WHERE NOT internal ORDER BY 1"
+        sql = """
+            SELECT view_name AS name, comment FROM duckdb_views() WHERE NOT internal
+            UNION ALL
+            SELECT DISTINCT function_name || '(' || array_to_string(parameters, ', ') || ')', comment
+            FROM duckdb_functions() WHERE NOT internal ORDER BY 1
+        """
     frame = query(lake, sql)
     for problem in lake.problems:
         render.warn(f"skipped {problem}")
@@ -176,6 +184,23 @@ def show_leaks(settings: Settings, as_json: bool) -> int:
     else:
         render.leaks(report)
     return 0 if report.clean else 6
+
+
+def apply_automations(notify_block: str, as_json: bool) -> None:
+    import os
+
+    if "PREFECT_API_URL" not in os.environ:
+        raise ConfigError("Automations live on a Prefect server.", next_step="Set PREFECT_API_URL to its address.")
+    from flows.automations import apply
+
+    applied = asyncio.run(apply(notify_block))
+    if as_json:
+        print_json(asdict(applied))
+        return
+    for name in applied.made:
+        render.out.print(f"made: {name}")
+    for name in applied.replaced:
+        render.out.print(f"replaced: {name}")
 
 
 def doctor(settings: Settings, as_json: bool) -> int:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from decimal import Decimal
 from functools import wraps
 from typing import Any, ParamSpec
 from uuid import UUID
@@ -19,6 +20,8 @@ from prefect.artifacts import (
 
 from tasks.domain.sweep_plan import SweepPlan
 from tasks.leaks import LeakReport
+from tasks.ledger import Spending
+from tasks.occurrences import tell_budget, tell_leaks
 from tasks.publish import results
 from tasks.threads import in_thread
 from tasks.wiring import Services
@@ -61,10 +64,11 @@ async def publish_plan(plan: SweepPlan) -> None:
 
 
 class SweepProgress:
-    """Servers done out of all, as a bar that moves."""
+    """Servers done out of all and money out of the cap, as a bar that moves."""
 
-    def __init__(self, sweep_id: str, total: int) -> None:
-        self.sweep_id, self.total, self.n_done = sweep_id, total, 0
+    def __init__(self, sweep_id: str, total: int, cap_usd: Decimal) -> None:
+        self.sweep_id, self.total, self.cap_usd, self.n_done = sweep_id, total, cap_usd, 0
+        self.budget_told = False
         self.artifact_id: UUID | None = None
 
     @best_effort
@@ -75,9 +79,13 @@ class SweepProgress:
         self.artifact_id = created
 
     @best_effort
-    async def done(self, server: str, outcome: str) -> None:
+    async def done(self, server: str, outcome: str, spent: Spending) -> None:
+        """spent: of the whole sweep so far; four fifths of its cap are told once, as an event."""
         self.n_done += 1
-        text = f"{self.n_done} of {self.total} servers done; last: {server} ({outcome})"
+        if not self.budget_told:
+            self.budget_told = tell_budget(self.sweep_id, spent.committed_usd, self.cap_usd)
+        money = f"{spent.settled_usd:.4f} USD spent and {spent.reserved_usd:.4f} reserved of {self.cap_usd}"
+        text = f"{self.n_done} of {self.total} servers done, {money}; last: {server} ({outcome})"
         if self.artifact_id is not None:
             await aupdate_progress_artifact(
                 self.artifact_id, progress=100.0 * self.n_done / self.total, description=text
@@ -112,7 +120,8 @@ def cell_text(cell: dict[str, Any]) -> str:
 
 @best_effort
 async def publish_leaks(report: LeakReport) -> None:
-    """Published when there is nothing too: that is the proof."""
+    """Published when there is nothing too: that is the proof. What is left is also told as an event."""
+    tell_leaks(report)
     lines = ["# Nothing is left" if report.clean else f"# {len(report.items)} resources are left behind", ""]
     for leak in (*report.items, *report.unproven):
         age = "unknown age" if leak.age_s is None else f"{leak.age_s:.0f} s old"

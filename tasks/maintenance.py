@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,13 +63,18 @@ def _has_finished(spool_path: Path) -> bool:
 
 
 def pass_of_the_reaper(
-    services: Services, *, vendor: str = "", prove_s: float | None = None, dry_run: bool = False
+    services: Services,
+    *,
+    vendors: Collection[str] | None = None,
+    prove_s: float | None = None,
+    dry_run: bool = False,
 ) -> ReapReport:
-    """One pass over every vendor that is set up, or over one; leaves the heartbeat without which nothing is created.
+    """One pass over every vendor that is set up, or over these and those that the ledger knows open resources of;
+    leaves the heartbeat without which nothing is created.
 
     prove_s: how long to wait for proofs, by default as long as the vendors' listings need for them.
     """
-    clouds = [services.cloud(vendor)] if vendor else services.clouds()
+    clouds = services.clouds(vendors)
     if prove_s is None:
         prove_s = PROVE_S + 4 * max((cloud.traits.visibility_lag_s for cloud in clouds), default=0.0)
     return reap(
@@ -93,4 +99,4 @@ def ensure_heartbeat(services: Services, vendor: str) -> None:
         return
     with _passing:
         if not heartbeat_is_fresh(services, vendor):
-            pass_of_the_reaper(services, vendor=vendor, prove_s=0.0)
+            pass_of_the_reaper(services, vendors=(vendor,), prove_s=0.0)

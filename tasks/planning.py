@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from fnmatch import fnmatchcase
+from typing import Any
 
 from tasks.catalog import Catalog
 from tasks.clouds.base import ServerType, Traits
@@ -16,12 +17,12 @@ from tasks.domain.errors import ConfigError, UnsupportedError
 from tasks.domain.policies import policy_for
 from tasks.domain.run_plan import ModelSpec, RunPlan
 from tasks.domain.sweep_plan import Offer, PlannedServer, SweepPlan, plan_server, plan_sweep
-from tasks.engine import Engine
+from tasks.engine import Engine, engine_for
 from tasks.lake import completed_servers, measured_cells, open_lake
 from tasks.lake_access import lake_address
 from tasks.models.catalogue import load_catalogue, select_models
 from tasks.models.synthesize import random_spec, synthesize
-from tasks.presets import Preset
+from tasks.presets import Preset, load_preset
 from tasks.wiring import Services
 
 OVERHEAD_S = 300.0  # create, connect, upload and teardown, beside the deadline of the run itself
@@ -134,6 +135,16 @@ def _check_fit(cloud: Catalog, preset: Preset) -> None:
     if not isinstance(cloud, Configurable):
         raise ConfigError(f"The vendor {cloud.vendor} takes no vendor_options.", next_step="Nothing was started.")
     cloud.check_options(preset.vendor_options)
+
+
+def prepare_request(
+    services: Services, preset_name: str, max_usd: float | None, label: str = "", only: str = ""
+) -> tuple[Engine, PreparedSweep]:
+    """From the parameters of a flow to a plan: the preset with its cap, the engine that it takes, the sweep."""
+    overrides: dict[str, Any] = {} if max_usd is None else {"max_usd": Decimal(str(max_usd))}
+    preset = load_preset(preset_name, services.settings.presets, overrides)
+    engine = engine_for(preset.weights, services.settings.cache_dir)
+    return engine, prepare(preset, services, engine, label=label, only=only)
 
 
 def configure_vendors(prepared: PreparedSweep, services: Services) -> None:

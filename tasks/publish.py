@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from tasks.domain.cells import Reason
 from tasks.domain.lifecycle import LedgerRow
 from tasks.domain.run_plan import RunPlan
 from tasks.lake import ControllerPhase, LandedRun, RunContext, land, open_lake, query, rows_from_events
+from tasks.lake_access import lake_address
 from tasks.ledger import RunState
 from tasks.remote.spool import Spool
 from tasks.wiring import Services
@@ -116,7 +118,7 @@ def land_now(
         resources=[_resource_row(row) for row in rows],
     )
     lake_rows = rows_from_events(plan, events, context)
-    landed = land(services.settings.lake_root, plan.server_run_id, lake_rows)
+    landed = land(lake_address(services.settings), plan.server_run_id, lake_rows)
     ledger.end_run(plan.server_run_id, RunState.LANDED)
     spool_path.unlink(missing_ok=True)
     for suffix in (".plan.json", ".record.json"):
@@ -149,16 +151,10 @@ def _resource_row(row: LedgerRow) -> dict[str, Any]:
 
 
 def results(services: Services, sweep_id: str) -> list[dict[str, Any]]:
-    """One row per server, model and cell of the sweep, in ladder order."""
-    sql = """
-        SELECT server, model, task, n_tokens, outcome, reason, tok_per_s_median, tok_per_s_ci95_low,
-               tok_per_s_ci95_high, n_samples, weights, build, detail
-        FROM v_cells WHERE sweep_id = ?
-        QUALIFY row_number() OVER (
-            PARTITION BY server, model, task, n_tokens ORDER BY outcome = 'measured' DESC, observed_at DESC) = 1
-        ORDER BY server, model_bytes, task, n_tokens
-    """
-    return query(open_lake(services.settings.lake_root), sql, [sweep_id]).to_dicts()
+    """One row per server, model and cell of the sweep, in ladder order: the closing table."""
+    sql = "SELECT *, tok_per_s AS tok_per_s_median FROM v_speed WHERE sweep_id = ?"
+    with open_lake(lake_address(services.settings), documented=False) as lake:
+        return query(lake, sql, [sweep_id]).to_dicts()
 
 
 def run_phases(services: Services, sweep_id: str) -> dict[str, dict[str, float]]:
@@ -168,6 +164,18 @@ def run_phases(services: Services, sweep_id: str) -> dict[str, dict[str, float]]
         WHERE sweep_id = ? GROUP BY server, name ORDER BY server, began
     """
     out: dict[str, dict[str, float]] = {}
-    for row in query(open_lake(services.settings.lake_root), sql, [sweep_id]).to_dicts():
-        out.setdefault(row["server"], {})[row["name"]] = row["seconds"]
+    with open_lake(lake_address(services.settings), documented=False) as lake:
+        for row in query(lake, sql, [sweep_id]).to_dicts():
+            out.setdefault(row["server"], {})[row["name"]] = row["seconds"]
     return out
+
+
+def ended_runs(services: Services, sweep_id: str, since: datetime) -> list[dict[str, Any]]:
+    """The last run of every server of the sweep that has begun since then, from the lake."""
+    sql = """
+        SELECT vendor, server, server_run_id, outcome, reason, detail FROM server_runs
+        WHERE sweep_id = ? AND started_at >= ?
+        QUALIFY row_number() OVER (PARTITION BY vendor, server ORDER BY started_at DESC) = 1
+    """
+    lake = open_lake(lake_address(services.settings), documented=False)
+    return query(lake, sql, [sweep_id, since]).to_dicts()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
@@ -135,11 +135,13 @@ class Services:
         """This machine as a vendor, for what only it can do: serve models to its servers."""
         return _local(self.settings)
 
-    def clouds(self) -> list[Cloud]:
-        """Every vendor that is set up (`sim`: used) here, or that the ledger knows open resources of. Raises
-        ConfigError for one of the latter that is no longer set up: what it holds could not be listed."""
-        known = self._vendors_of_ledger()
-        return [self.cloud(vendor) for vendor in VENDORS if vendor in known or _is_used(vendor, self.settings)]
+    def clouds(self, vendors: Collection[str] | None = None) -> list[Cloud]:
+        """Every vendor that is set up here (`sim`: used), or only these; and always those that the ledger knows open
+        resources of. Raises ConfigError for one that is not set up: what it holds could not be listed."""
+        wanted = self._vendors_of_ledger() | set(vendors or ())
+        if vendors is None:
+            wanted |= {vendor for vendor in VENDORS if _is_used(vendor, self.settings)}
+        return [self.cloud(vendor) for vendor in VENDORS if vendor in wanted]
 
     def _vendors_of_ledger(self) -> set[str]:
         try:

@@ -10,6 +10,7 @@ import httpx
 
 T = TypeVar("T")
 STORED_WITHIN_S = 60.0
+N_TRIES, BUSY_S = 10, 1.0
 """Task runs are stored from events, some time after they were."""
 
 
@@ -17,11 +18,23 @@ class RefusedError(Exception):
     """Status and text of the server's answer."""
 
 
+class _Patient(httpx.HTTPTransport):
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        for _ in range(N_TRIES):
+            response = super().handle_request(request)
+            if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                break
+            response.close()
+            time.sleep(BUSY_S)
+        return response
+
+
 class Prefect:
     """Questions to one server. All raise RefusedError."""
 
     def __init__(self, url: str) -> None:
-        self._http = httpx.Client(base_url=url, timeout=30.0)
+        # SQLite answers 503 while somebody else writes; a page asks again, and so do we.
+        self._http = httpx.Client(base_url=url, timeout=30.0, transport=_Patient())
 
     def close(self) -> None:
         self._http.close()

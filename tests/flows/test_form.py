@@ -8,7 +8,8 @@ import pytest
 from prefect.utilities.callables import parameter_schema
 from pydantic import ValidationError
 
-from flows.sweep import SweepRequest, sweep
+from flows.request import SweepRequest
+from flows.sweep import sweep
 from tasks.presets import load_preset
 from tasks.settings import Settings
 
@@ -30,7 +31,7 @@ def test_the_form_plans_unless_told_to_run() -> None:
 
 def test_every_field_says_what_it_is_and_has_its_place() -> None:
     properties = form()["properties"]
-    assert list(properties) == ["preset", "mode", "max_usd", "server", "label"]
+    assert list(properties) == ["preset", "mode", "max_usd", "server", "label", "fan_out"]
     assert [field["position"] for field in properties.values()] == list(range(len(properties)))
     for field in properties.values():
         assert field["title"] and field["description"]

@@ -1,0 +1,86 @@
+"""Automations on a real Prefect server: they are made once, and a crash starts the reaper."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from decimal import Decimal
+
+import pytest
+
+from tests.e2e.product import CHECKOUT, Product
+from tests.flows.prefect_rest import Prefect, eventually
+
+NAMES = {
+    "tokensweep: reap after a crash",
+    "tokensweep: something is left behind",
+    "tokensweep: four fifths of a budget are spent",
+    "tokensweep: the reaper is silent",
+}
+TELL = """
+import sys
+from decimal import Decimal
+from tasks.occurrences import tell_budget
+from prefect.events.worker import EventsWorker
+print(tell_budget(sys.argv[1], Decimal(sys.argv[2]), Decimal(10)))
+EventsWorker.instance().drain()
+"""
+
+
+@pytest.fixture
+def prefect(prefect_url: str) -> Iterator[Prefect]:
+    asked = Prefect(prefect_url)
+    yield asked
+    asked.close()
+
+
+def _reaper(prefect: Prefect) -> str:
+    """A deployment of the reaper that nobody serves: its runs stay scheduled."""
+    flow_id = prefect.post("/flows/", {"name": "reap"})["id"]
+    return str(
+        prefect.post("/deployments/", {"name": "cron", "flow_id": flow_id, "entrypoint": "flows.reap.reap"})["id"]
+    )
+
+
+def test_automations_are_made_once_and_a_crash_starts_the_reaper(product: Product, prefect: Prefect) -> None:
+    reaper_id = _reaper(prefect)
+    first = product.run("automations", "--json")
+    assert first.rc == 0 and set(first.json()["made"]) == NAMES, str(first)
+    second = product.run("automations", "--json")
+    assert set(second.json()["replaced"]) == NAMES and second.json()["made"] == []
+    there = prefect.post("/automations/filter", {})
+    assert sorted(a["name"] for a in there if a["name"].startswith("tokensweep")) == sorted(NAMES)
+
+    wrong = product.run("automations", "--notify", "slack-webhook/nobody")
+    assert wrong.rc == 2 and "slack-webhook/nobody" in wrong.err
+
+    def reaper_runs() -> int:
+        return len(prefect.post("/flow_runs/filter", {"deployments": {"id": {"any_": [reaper_id]}}}))
+
+    before = reaper_runs()
+    server = prefect.post("/flows/", {"name": "server"})["id"]
+    state = {"type": "RUNNING", "name": "Running"}
+    run = prefect.post("/flow_runs/", {"flow_id": server, "name": "local/one", "state": state})["id"]
+    prefect.post(f"/flow_runs/{run}/set_state", {"state": {"type": "CRASHED", "name": "Crashed"}, "force": True})
+    eventually(reaper_runs, lambda n: n == before + 1)
+
+
+@pytest.mark.parametrize(("committed", "told"), [("7.99", False), ("8", True)])
+def test_a_budget_is_told_at_four_fifths(product: Product, prefect: Prefect, committed: str, told: bool) -> None:
+    sweep = f"sweep-{committed.replace('.', '-')}"
+    done = subprocess.run(
+        [sys.executable, "-c", TELL, sweep, committed], env=product.env(), cwd=CHECKOUT, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == str(told), done.stderr
+    question = {"filter": {"event": {"name": ["tokensweep.budget"]}, "resource": {"id": [f"tokensweep.sweep.{sweep}"]}}}
+
+    def events() -> list[dict[str, object]]:
+        found: list[dict[str, object]] = prefect.post("/events/filter", question)["events"]
+        return found
+
+    if told:
+        (event,) = eventually(events, bool)
+        assert event["payload"] == {"sweep": sweep, "committed_usd": float(Decimal(committed)), "cap_usd": 10.0}
+    else:
+        assert events() == []
