@@ -18,8 +18,8 @@ from tasks.domain.reaping import SERVER
 
 VENDOR = "aws"
 
-# List prices of us-east-1, https://aws.amazon.com/ebs/pricing/ and https://aws.amazon.com/vpc/pricing/, read 2026-11:
-# what a forgotten one costs, roughly; other regions ask up to twice as much for disks.
+# What a forgotten one costs, roughly: list prices of us-east-1, https://aws.amazon.com/ebs/pricing/ and
+# https://aws.amazon.com/vpc/pricing/; other regions ask up to twice as much for disks.
 _GP3_USD_PER_GIB_HOUR = Decimal("0.08") / 730
 _SNAPSHOT_USD_PER_GIB_HOUR = Decimal("0.05") / 730
 _IPV4_USD_PER_HOUR = Decimal("0.005")
