@@ -59,6 +59,12 @@ class GcpWorld:
     def calls(self) -> list[str]:
         return list(self.emulator.faults.calls)
 
+    def secrets(self) -> list[str]:
+        return [TOKEN]
+
+    def clear_faults(self) -> None:
+        self.emulator.faults.clear()
+
     def another_cloud(self, **options: Any) -> GcpCloud:
         """As a process that is started anew sees it: nothing remembered."""
         return open_cloud(self.url, self.clock, **options)
