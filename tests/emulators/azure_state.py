@@ -95,9 +95,9 @@ class Account:
     now: Callable[[], float]
     machines: Machines
     lag_s: float = 0.0
-    network_s: float = 2.0
-    boot_s: float = 20.0
-    delete_s: float = 30.0
+    network_s: float = 1.0
+    boot_s: float = 6.0
+    delete_s: float = 12.0
     stuck: set[str] = field(default_factory=set)
     locked: set[str] = field(default_factory=set)
     groups: dict[str, Group] = field(default_factory=dict)
@@ -110,6 +110,7 @@ class Account:
     def settle(self) -> None:
         """Everything that has become due."""
         now_unix_s = self.now()
+        self._dead = [(at, found) for at, found in self._dead if now_unix_s < at + self.lag_s]
         for vm in [t for t in self.things.values() if t.type == VM and t.failure]:
             if now_unix_s >= vm.ready_unix_s and vm.power != "failed":
                 vm.power = "failed"

@@ -56,6 +56,9 @@ class AzureWorld:
     def plant(self, *faults: Fault) -> None:
         self.emulator.faults.plant(*faults)
 
+    def clear_faults(self) -> None:
+        self.emulator.faults.clear()
+
     def capacity_fault(self) -> Fault:
         return Fault("virtualMachines.createOrUpdate", how="code", code="ZonalAllocationFailed")
 
@@ -95,7 +98,7 @@ def _cloud(url: str, clock: Clock, credential: TokenCredential, **options: Any) 
         connect_timeout_s=5.0,
         read_timeout_s=options.pop("read_timeout_s", 5.0),
     )
-    return AzureCloud(connection, now=clock.now, sleep=clock.sleep, poll_s=0.5, **options)
+    return AzureCloud(connection, now=clock.now, sleep=clock.sleep, poll_s=1.0, **options)
 
 
 def spec_of(world: AzureWorld, number: int = 1, **changes: Any) -> CreateSpec:
