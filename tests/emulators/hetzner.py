@@ -42,6 +42,7 @@ class HetznerEmulator:
         **options: Any,
     ) -> None:
         self.faults = Faults()
+        self.on_operation: Callable[[str], None] = lambda operation: None
         self.app: WsgiApp = self._serve
         self.project = Project(now, machines or NoMachines(), **options)
         self.tokens = {TOKEN}
@@ -101,6 +102,7 @@ class HetznerEmulator:
         with self._lock:
             try:
                 self._let_in(request)
+                self.on_operation(self.operation(environ))
                 self.project.settle()
                 status, document = self._dispatch(request)
                 response = _json(document, status)

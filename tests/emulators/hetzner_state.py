@@ -162,6 +162,7 @@ class Project:
             "off": not body.get("start_after_create", True),
             "user_data": body.get("user_data", ""),
         }
+        server.data["ssh_keys"] = body.get("ssh_keys", [])
         server.data["firewalls"] = [firewall.id for firewall in firewalls]
         if body.get("public_net", {}).get("enable_ipv4", True):
             server.data["ipv4"] = self._address_for(server).id

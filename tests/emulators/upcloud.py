@@ -43,6 +43,7 @@ class UpCloudEmulator:
         **options: Any,
     ) -> None:
         self.faults = Faults()
+        self.on_operation: Callable[[str], None] = lambda operation: None
         self.app: WsgiApp = self._serve
         self.account = Account(now, machines or NoMachines(), **options)
         basic = base64.b64encode(f"{USERNAME}:{PASSWORD}".encode()).decode()
@@ -102,6 +103,7 @@ class UpCloudEmulator:
         with self._lock:
             try:
                 self._let_in(request)
+                self.on_operation(self.operation(environ))
                 response = _json(*self._dispatch(request))
             except ApiError as exc:
                 response = _answer_error(exc.code, str(exc))

@@ -153,7 +153,7 @@ class HetznerCloud:
         try:
             return self._firewalls.ensure(spec.ssh_sources)
         except Exception as exc:
-            raise errors.NotSentError from exc
+            raise errors.NotSentError(f"nothing was sent: {exc}") from exc
 
     def _send_behind(self, firewall: Firewall, spec: CreateSpec, labels: dict[str, str]) -> BoundServer:
         answer = self._client.servers.create(

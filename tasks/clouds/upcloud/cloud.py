@@ -105,7 +105,7 @@ class UpCloud:
             plan = self._catalog.plan(spec.server_type)
             template = self._template(gpus=spec.gpus)
         except Exception as exc:
-            raise errors.NotSentError from exc
+            raise errors.NotSentError(f"nothing was sent: {exc}") from exc
         disk = Storage(
             os=template,
             size=_disk_gib(spec, plan),
