@@ -48,4 +48,4 @@ def ruleset(ssh_sources: Sequence[str]) -> str:
         sources = ", ".join(str(network) for network in networks if network.version == version)
         if sources:
             rules.append(f"{family} saddr {{ {sources} }} tcp dport 22 accept")
-    return f"table {_TABLE} {{}}; delete table {_TABLE}; table {_TABLE} {{ chain input {{ {'; '.join(rules)}; }} }}"
+    return f"table {_TABLE} {{}}; delete table {_TABLE}; table {_TABLE} {{ chain input {{ {'; '.join(rules)}; }}; }}"
