@@ -104,6 +104,14 @@ def test_the_security_group_is_shared_and_no_leak(world: AwsWorld) -> None:
     assert {r.kind for r in world.cloud.list_owned().resources} == {"server"}, "only the terminated are still shown"
 
 
+def test_a_disk_for_big_models_is_a_fast_one(world: AwsWorld) -> None:
+    for attempt, size_gib in enumerate((30, 100)):
+        world.cloud.create(make_spec(attempt, disk_bytes=size_gib * 2**30 - 1))
+    client = world.cloud.clients.ec2("us-east-1")
+    volumes = {v["Size"]: v["Throughput"] for v in client.describe_volumes()["Volumes"]}
+    assert volumes == {30: 125, 100: 500}
+
+
 @pytest.mark.parametrize("region", ["us-east-1", "eu-west-1"])
 def test_the_newest_image_of_the_right_kind(world: AwsWorld, region: str) -> None:
     wanted = {

@@ -90,8 +90,10 @@ class Backend(Rules):
             nic.add_tags(tags.get("network-interface", {}))
             nic.public_ip, nic.attach_time = None, now
             self.born[nic.id] = now_unix_s
-        for _, device in instance.get_block_device_mapping:
+        mappings = {m["DeviceName"]: m.get("Ebs", {}) for m in request.get("BlockDeviceMappings") or ()}
+        for name, device in instance.get_block_device_mapping:
             self.volumes[device.volume_id].create_time = now
+            self.volumes[device.volume_id].throughput = mappings.get(name, {}).get("Throughput", 125)
             self.born[device.volume_id] = now_unix_s
         if spot:
             made = SpotRequest(self, instance, now)

@@ -76,6 +76,8 @@ class Rules(EC2Backend):
                 raise EC2ClientError("InvalidGroup.NotFound", f"The security group '{group}' does not exist")
         for mapping in request.get("BlockDeviceMappings") or ():
             size_gib = mapping.get("Ebs", {}).get("VolumeSize")
+            if mapping.get("Ebs", {}).get("Throughput", 125) > 0.25 * mapping["Ebs"].get("Iops", 3000):
+                raise EC2ClientError("InvalidParameterCombination", "Throughput (MiBps) to iops ratio is too high")
             if mapping["DeviceName"] == image.root_device_name and size_gib and size_gib < image.size_gib:
                 raise EC2ClientError(
                     "InvalidBlockDeviceMapping",

@@ -24,6 +24,12 @@ _UBUNTU_WITH_NVIDIA_DRIVER = {
     "x86_64": "Deep Learning Base OSS Nvidia Driver GPU AMI (Ubuntu 24.04) *",
     "arm64": "Deep Learning ARM64 Base OSS Nvidia Driver GPU AMI (Ubuntu 24.04) *",
 }
+# At the 125 MiB/s that a gp3 volume has for nothing, a model of 40 GB takes 5 minutes to write and as long to read.
+# 500 MiB/s cost 2 cents per hour more (0.04 USD per MiB/s and month, https://aws.amazon.com/ebs/pricing/), less than
+# those minutes of any server that can hold such a model. The 3,000 IOPS that are included allow up to 750.
+_FAST_FROM_GIB = 64
+_FAST_MIB_PER_S = 500
+
 # GPUs of AMD; no image of theirs has a driver.
 _WITHOUT_NVIDIA = ("g4ad.",)
 
@@ -37,19 +43,14 @@ class Image:
 
     def block_device_mappings(self, disk_bytes: int) -> list[dict[str, Any]]:
         """Every volume of the image, so that each goes with the server; the root one as large as asked for."""
-        return [
-            {
-                "DeviceName": device,
-                "Ebs": {
-                    "VolumeSize": max(size_gib, math.ceil(disk_bytes / GIB))
-                    if device == self.root_device
-                    else size_gib,
-                    "VolumeType": "gp3",
-                    "DeleteOnTermination": True,
-                },
-            }
-            for device, size_gib in self.devices.items()
-        ]
+        sizes_gib = dict(self.devices)
+        sizes_gib[self.root_device] = max(sizes_gib[self.root_device], math.ceil(disk_bytes / GIB))
+        return [{"DeviceName": device, "Ebs": _volume(size_gib)} for device, size_gib in sizes_gib.items()]
+
+
+def _volume(size_gib: int) -> dict[str, Any]:
+    volume: dict[str, Any] = {"VolumeSize": size_gib, "VolumeType": "gp3", "DeleteOnTermination": True}
+    return volume | ({"Throughput": _FAST_MIB_PER_S} if size_gib >= _FAST_FROM_GIB else {})
 
 
 @dataclass
