@@ -15,7 +15,7 @@ from typing import ParamSpec
 
 from tasks.clouds.base import Cloud, Resource
 from tasks.clouds.clock import Clock, WallClock, clock_of
-from tasks.clouds.deletion import mark, may_resend, prove_gone, remains_of, request_delete, send_delete
+from tasks.clouds.deletion import mark, may_resend, prove_gone, remains_of, request_delete, send_again, send_delete
 from tasks.domain.actions import Decision
 from tasks.domain.lifecycle import Intent, LedgerError, LedgerRow, ResourceState, StaleRowError
 from tasks.domain.reaping import (
@@ -230,6 +230,10 @@ class _Pass:
         elif not self.report.dry_run:
             row, decision = prove_gone(cloud, ledger, row, listing, rules=self.survey.rules)
             self.decide([decision])
+            if not remains_of(row, listing):  # what is listed was sent its delete by `kill`
+                n_before = row.delete_attempts
+                row = send_again(cloud, ledger, row, listing, decision)
+                self.report.n_deletes_sent += row.delete_attempts - n_before
         else:
             decision = self.survey.missing(row)
         if row.state is ResourceState.GONE:

@@ -112,8 +112,8 @@ class Folder(MutableMapping[str, Thing]):
 
 @dataclass
 class MemoryCloud:
-    """stock: servers left per place (absent: no end). faults: per method, one taken by each call. lies: how often
-    `get` denies what exists. unreachable: places whose listing fails. stuck: names whose delete is accepted and
+    """stock: servers left per place (absent: no end). faults: per method ("": any), one taken by each call. lies: how
+    often `get` denies what exists. unreachable: places whose listing fails. stuck: names whose delete is accepted and
     ignored. surviving: kinds that outlive their server. double: a create makes two servers, as an SDK that sends again
     does."""
 
@@ -136,6 +136,7 @@ class MemoryCloud:
     double: bool = False
     dies_after_s: float | None = None
     calls: Counter[str] = field(default_factory=Counter)
+    history: list[str] = field(default_factory=list)
     on_call: Callable[[str], None] = lambda point: None
 
     def __post_init__(self) -> None:
@@ -271,8 +272,9 @@ class MemoryCloud:
 
     def _begin(self, method: str) -> Fault | None:
         self.calls[method] += 1
+        self.history.append(method)
         self.on_call(f"{method} before")
-        waiting = self.faults.get(method)
+        waiting = self.faults.get(method) or self.faults.get("")
         fault = waiting.popleft() if waiting else None
         if fault is not None and not fault.acts:
             raise fault.raised

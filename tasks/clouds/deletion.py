@@ -35,6 +35,10 @@ logger = logging.getLogger(__name__)
 
 STUCK_AFTER_S = 900.0
 RESEND_AFTER_S = 15.0
+LONGEST_POLL_S = 10.0
+STILL_ANSWERS = "still_answers"
+_UNPROVABLE = frozenset({"still_listed", STILL_ANSWERS, "get_failed", "partial_listing"})
+"""Why a deletion is not proven that time alone does not mend: a person must look at it."""
 _N_STALE_TRIES = 20
 
 
@@ -70,10 +74,9 @@ def classify(cloud: Cloud, exc: Exception) -> Classified:
     try:
         return cloud.classify(exc)
     except Exception:
-        logger.exception("%s: an error could not be classified", cloud.vendor)
-        return Classified(
-            kind=ErrorKind.UNKNOWN, scope=Scope.ZONE, may_exist=True, code=type(exc).__name__, message=str(exc)
-        )
+        name = type(exc).__name__
+        logger.warning("%s: an error of type %s could not be classified", cloud.vendor, name)
+        return Classified(kind=ErrorKind.UNKNOWN, scope=Scope.ZONE, may_exist=True, code=name, message=name)
 
 
 def list_owned(cloud: Cloud, now: Callable[[], float]) -> Listing:
@@ -196,12 +199,23 @@ def prove_gone(
     """Weigh one listing as evidence that a row in DELETING is gone, and close the row when it is proven.
 
     The listing is from `list_owned` above, read before the row. Beside the listing the vendor must also answer that
-    it has none. Returns the row and why it is, or is not yet, GONE. Raises StaleRowError like every write.
+    it has none. What cannot be proven for long becomes STUCK. Returns the row and why it is, or is not yet, GONE.
+    Raises StaleRowError like every write.
     """
+    row, decision = _weigh(cloud, ledger, row, listing, rules)
+    waited_s = listing.read_unix_s - (row.deleting_unix_s or listing.read_unix_s)
+    if decision.reason in _UNPROVABLE and waited_s > STUCK_AFTER_S:
+        row = ledger.stuck(row)
+    return row, decision
+
+
+def _weigh(
+    cloud: Cloud, ledger: LedgerPort, row: LedgerRow, listing: Listing, rules: Rules
+) -> tuple[LedgerRow, Decision]:
     subject = f"{row.vendor}/{row.place}/{row.name}"
     remains = remains_of(row, listing)
     if remains:
-        return _still_there(ledger, row, listing, Decision(listing.read_unix_s, KEEP, subject, "still_listed"))
+        return ledger.present(row), Decision(listing.read_unix_s, KEEP, subject, "still_listed")
     other_clock = row.absent_by not in ("", ledger.clock)
     lag_s = cloud.traits.visibility_lag_s + (rules.skew_s if other_clock else 0.0)
     decision = judge_missing(
@@ -219,7 +233,7 @@ def prove_gone(
     if answered is not None:
         if not row.cloud_id:
             row = ledger.identify(row, answered.cloud_id)
-        return _still_there(ledger, row, listing, Decision(listing.read_unix_s, KEEP, subject, "still_answers"))
+        return ledger.present(row), Decision(listing.read_unix_s, KEEP, subject, STILL_ANSWERS)
     if decision.action == ABSENT:
         return ledger.absent(row, listing.read_unix_s), decision
     proof = {
@@ -230,14 +244,21 @@ def prove_gone(
     return ledger.gone(row, proof), decision
 
 
-def _still_there(
-    ledger: LedgerPort, row: LedgerRow, listing: Listing, decision: Decision
-) -> tuple[LedgerRow, Decision]:
-    row = ledger.present(row)
-    waited_s = listing.read_unix_s - (row.deleting_unix_s or listing.read_unix_s)
-    if waited_s > STUCK_AFTER_S:
-        row = ledger.stuck(row)
-    return row, decision
+def send_again(
+    cloud: Cloud, ledger: LedgerPort, row: LedgerRow, listing: Listing, decision: Decision | None = None
+) -> LedgerRow:
+    """Send the delete again where something is left of the row, or where the last one was not taken.
+
+    Left is what the listing shows, and what the vendor answers for although no listing shows it, because somebody
+    has taken its tags off. Does nothing while an accepted delete has not had its time.
+    """
+    remains = remains_of(row, listing)[:1]
+    answers = decision is not None and decision.reason == STILL_ANSWERS
+    lost = bool(row.cloud_id) and (answers or row.last_delete_unix_s is None)
+    if row.state is not ResourceState.DELETING or not (remains or lost) or not may_resend(row, listing.read_unix_s):
+        return row
+    send_delete(cloud, ledger, row, *remains)
+    return ledger.row(row.intent_id) or row
 
 
 def delete_and_prove(
@@ -253,7 +274,8 @@ def delete_and_prove(
 ) -> LedgerRow:
     """Delete the row's server with all that it brought, and wait for the proof.
 
-    Raises CleanupError when there is none in time; the row stays as it is, and the reaper goes on.
+    poll_s: the first wait between two listings, doubled up to LONGEST_POLL_S. Raises CleanupError when there is none
+    in time; the row stays as it is, and the reaper goes on.
     """
     give_up_unix_s = now() + timeout_s
     row = ledger.row(row.intent_id) or row
@@ -265,13 +287,10 @@ def delete_and_prove(
         row = ledger.row(row.intent_id) or row
         if row.state is ResourceState.GONE:
             return row
-        for remains in remains_of(row, listing)[:1]:
-            if may_resend(row, listing.read_unix_s):
-                send_delete(cloud, ledger, row, remains)
-                row = ledger.row(row.intent_id) or row
         try:
             row, decision = prove_gone(cloud, ledger, row, listing, rules=rules)
             reason = decision.reason
+            row = send_again(cloud, ledger, row, listing, decision)
         except StaleRowError:
             reason = "changed_by_another"
         if row.state is ResourceState.GONE:
@@ -282,4 +301,5 @@ def delete_and_prove(
                 reason=reason,
                 next_step="The reaper tries again; see it with `tokensweep leaks`.",
             )
-        sleep(poll_s)
+        sleep(min(poll_s, max(0.0, give_up_unix_s - now())))
+        poll_s = min(2 * poll_s, LONGEST_POLL_S)

@@ -1,0 +1,142 @@
+"""Every point that a controller reaches, and there every fate: nothing of ours may be left afterwards.
+
+A first run of each scenario without a fate tells its points. Then it is run once for every point and fate. Each run is
+followed by what comes after a crash, the reaper, and the oracle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+
+from tests.chaos.census import Site, call_sites
+from tests.chaos.scenarios import AT_EVERY_VENDOR, IN_MEMORY, Scenario
+from tests.chaos.stage import ELSEWHERE, Aftermath, Stage, dead_controller, ended
+from tests.chaos.trap import DEATHS, Death, How, Point, Trap, trapped_http
+from tests.contract.world import VendorWorld
+from tests.contract.worlds import open_world
+
+AFTERMATHS = tuple(Aftermath)
+_runs = count(1)
+
+
+@dataclass
+class Tally:
+    """What was enumerated. missed: planned points that a run did not come to again, which proves nothing."""
+
+    vendor: str
+    scenario: str
+    n_points: int = 0
+    n_runs: int = 0
+    kinds: set[str] = field(default_factory=set)
+    sites: set[tuple[str, int]] = field(default_factory=set)
+    leaks: list[str] = field(default_factory=list)
+    missed: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def _fresh(world: VendorWorld) -> Iterator[VendorWorld]:
+    """An account that serves for many runs: each must leave it as it found it. Its planted faults go with the run."""
+    try:
+        yield world
+    finally:
+        clear = getattr(world, "clear_faults", None)
+        if clear is not None:
+            clear()
+
+
+def enumerate_scenario(
+    vendor: str,
+    scenario: Scenario,
+    opened: Callable[[], AbstractContextManager[VendorWorld]],
+    *,
+    over_http: bool,
+    aftermaths: Sequence[Aftermath] = AFTERMATHS,
+    take: Callable[[int], bool] = lambda n: True,
+) -> Tally:
+    """Run the scenario once for every point, fate and aftermath. take: which of all runs to do, by number."""
+    tally = Tally(vendor, scenario.name)
+    number = count()
+    with opened() as world:
+        plain = _run(world, scenario, {}, Aftermath.SAME_HOST, tally, over_http)
+    points = list(dict.fromkeys(plain.points))
+    tally.n_points, tally.kinds, tally.sites = len(points), {p.what for p in points}, set(plain.sites)
+    for point in points:
+        for how in point.fates:
+            for aftermath in aftermaths:
+                if not take(next(number)):
+                    continue
+                with opened() as world:
+                    trap = _run(world, scenario, {point: how}, aftermath, tally, over_http)
+                tally.sites |= trap.sites
+                tally.n_runs += 1
+                if point not in trap.met:
+                    tally.missed.append(f"{point.what} #{point.n}, {how}")
+    return tally
+
+
+def _run(
+    world: VendorWorld,
+    scenario: Scenario,
+    fates: dict[Point, How],
+    aftermath: Aftermath,
+    tally: Tally,
+    over_http: bool,
+) -> Trap:
+    stage = Stage(world, over_http=over_http)
+    dies = any(how in DEATHS for how in fates.values())
+    tag = "" if not dies else ELSEWHERE if aftermath is Aftermath.ELSEWHERE else dead_controller()
+    scenario.prepare(stage)
+    trap = Trap(fates)
+    told = ", ".join(f"{point.what} #{point.n}: {how}" for point, how in fates.items()) or "nothing happens"
+    try:
+        end = ended(lambda: scenario.program(stage, f"run-{next(_runs)}", trap, tag))
+        if trap.dead and not isinstance(end, Death):
+            raise AssertionError(f"its death was swallowed: it ended with {end!r}")
+        stage.come_after(aftermath)
+    except AssertionError as exc:
+        tally.leaks.append(f"{tally.vendor}, {scenario.name}: {told}; then {aftermath}: {exc}")
+    return trap
+
+
+def speaks_http(vendor: str) -> bool:
+    """Whether the vendor's calls are HTTP requests of this process."""
+    trap = Trap()
+    with open_world(vendor) as world, trapped_http(trap):
+        world.cloud.list_owned()
+    return bool(trap.points)
+
+
+def enumerate_memory(take: Callable[[int], bool] = lambda n: True) -> list[Tally]:
+    return [
+        enumerate_scenario(
+            "memory", scenario, lambda s=scenario: open_world("memory", **s.options), over_http=False, take=take
+        )
+        for scenario in IN_MEMORY
+    ]
+
+
+def enumerate_vendor(
+    vendor: str,
+    *,
+    aftermaths: Sequence[Aftermath] = AFTERMATHS,
+    take: Callable[[int], bool] = lambda n: True,
+    scenarios: Sequence[Scenario] = AT_EVERY_VENDOR,
+) -> list[Tally]:
+    """Over the vendor's own SDK, in one account that every run must leave as it was."""
+    over_http = speaks_http(vendor)
+    with open_world(vendor) as world:
+        return [
+            enumerate_scenario(
+                vendor, scenario, lambda: _fresh(world), over_http=over_http, aftermaths=aftermaths, take=take
+            )
+            for scenario in scenarios
+        ]
+
+
+def sites_missed(tallies: Sequence[Tally]) -> list[Site]:
+    """Places in the shared life-cycle code that no run has come to."""
+    lines = {line for tally in tallies for line in tally.sites}
+    return [site for site in call_sites() if not site.reached(lines)]
