@@ -121,6 +121,7 @@ class _Run:
             isolation=str(getattr(self.cloud, "isolation", "vm")),
             llama_cpp_commit=engine.llama_cpp_commit,
             agent_version=engine.agent_version,
+            spot=order.spot,
         )
         self.cancel = threading.Event()
         self.spool_path = services.settings.spool_dir / f"{plan.server_run_id}.jsonl"

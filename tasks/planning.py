@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from decimal import Decimal
 from fnmatch import fnmatchcase
 from typing import Any
@@ -14,6 +15,7 @@ from tasks.clouds.base import ServerType, Traits
 from tasks.clouds.hosts import SIMULATED, BringsHosts, Configurable
 from tasks.domain.cells import Cell
 from tasks.domain.errors import ConfigError, UnsupportedError
+from tasks.domain.money import Rate, to_usd
 from tasks.domain.policies import policy_for
 from tasks.domain.run_plan import ModelSpec, RunPlan
 from tasks.domain.sweep_plan import Offer, PlannedServer, SweepPlan, plan_server, plan_sweep
@@ -109,6 +111,7 @@ def prepare(
     models = model_specs(preset, services)
     sweep_id = preset.sweep_id(f"llama.cpp {engine.llama_cpp_commit}", label)
     wanted = preset.model_copy(update={"servers": (only,)}).wanted() if only else preset.wanted()
+    rates = services.settings.exchange_rates
     types: dict[str, ServerType] = {}
     servers: list[PlannedServer] = []
     for vendor, names in wanted.items():
@@ -118,7 +121,7 @@ def prepare(
         for name, sold in server_types(cloud, names).items():
             kind = in_places(sold, preset.places)
             types[f"{vendor}/{name}"] = kind
-            servers.append(_planned(kind, cloud.traits, models, preset, done=name in done))
+            servers.append(_planned(kind, cloud.traits, models, preset, rates, done=name in done))
     return PreparedSweep(preset, plan_sweep(sweep_id, servers, preset.max_usd), models, types)
 
 
@@ -157,10 +160,16 @@ def configure_vendors(prepared: PreparedSweep, services: Services) -> None:
 
 
 def _planned(
-    kind: ServerType, traits: Traits, models: Sequence[ModelSpec], preset: Preset, *, done: bool
+    kind: ServerType,
+    traits: Traits,
+    models: Sequence[ModelSpec],
+    preset: Preset,
+    rates: Mapping[str, Rate],
+    *,
+    done: bool,
 ) -> PlannedServer:
     return plan_server(
-        _offer(kind, models, spot=preset.spot),
+        _offer(kind, models, rates, spot=preset.spot),
         models,
         preset.ladder(),
         n_repeats=policy_for(preset.policy, preset.policy_options).n_repeats,
@@ -183,7 +192,7 @@ def _done(services: Services, sweep_id: str, models: Sequence[ModelSpec], preset
     return set(completed_servers(lake, sweep_id, vendor=vendor)) | whole
 
 
-def _offer(kind: ServerType, models: Sequence[ModelSpec], *, spot: bool) -> Offer:
+def _offer(kind: ServerType, models: Sequence[ModelSpec], rates: Mapping[str, Rate], *, spot: bool) -> Offer:
     """The highest price of the wanted places, since any of them may be where the server comes to be."""
     prices = [price for place, price in (kind.spot_prices if spot else kind.prices).items() if place in kind.places]
     price = max(prices, default=kind.price_per_hour)
@@ -193,13 +202,9 @@ def _offer(kind: ServerType, models: Sequence[ModelSpec], *, spot: bool) -> Offe
         vcpus=kind.vcpus,
         memory_bytes=kind.memory_bytes,
         disk_bytes=kind.disk_bytes or boot_disk_bytes(models),
-        usd_per_hour=price if kind.currency == "USD" else _in_usd(kind, price),
+        usd_per_hour=to_usd(price, kind.currency, rates, today=datetime.now(UTC).date()).usd,
         link_bytes_per_s=kind.link_bytes_per_s,
     )
-
-
-def _in_usd(kind: ServerType, price: Decimal) -> Decimal:
-    raise UnsupportedError(f"{kind.vendor}: {kind.name} is priced in {kind.currency}, and no rate is known.")
 
 
 def boot_disk_bytes(models: Sequence[ModelSpec]) -> int:

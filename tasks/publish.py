@@ -6,19 +6,22 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from tasks.clouds.base import ServerType
+from tasks.clouds.request import region_of
 from tasks.domain.cells import Reason
 from tasks.domain.lifecycle import LedgerRow
+from tasks.domain.money import Price, to_usd
 from tasks.domain.run_plan import RunPlan
 from tasks.lake import ControllerPhase, LandedRun, RunContext, land, open_lake, query, rows_from_events
 from tasks.lake_access import lake_address
 from tasks.ledger import RunState
 from tasks.remote.spool import Spool
+from tasks.settings import Settings
 from tasks.wiring import Services
 
 
@@ -42,12 +45,14 @@ class RunRecord:
     lost_reason: Reason = Reason.SERVER_LOST
     phases: list[ControllerPhase] = field(default_factory=list)
     engine: str = "llama.cpp"
+    spot: bool = False
     now: Callable[[], float] = time.time
 
     def write_beside(self, spool_path: Path) -> None:
         """Keep what is known from the beginning, for whoever lands the run if this process dies."""
-        known = {"isolation": self.isolation, "llama_cpp_commit": self.llama_cpp_commit}
+        known: dict[str, Any] = {"isolation": self.isolation, "llama_cpp_commit": self.llama_cpp_commit}
         known |= {"agent_version": self.agent_version, "engine": self.engine}
+        known |= {"spot": self.spot}
         spool_path.with_suffix(".record.json").write_text(json.dumps(known))
 
     @classmethod
@@ -88,12 +93,14 @@ def land_now(
     with Spool(spool_path) as spool:
         events = spool.read_all()
     last = rows[-1] if rows else None
+    price = _price(server_type, last.place if last else "", record.spot, services.settings)
     context = RunContext(
         vendor=server_type.vendor,
         started_unix_s=record.started_unix_s,
         ended_unix_s=ledger.now(),
         place=last.place if last else "",
-        region=last.place if last else "",
+        region=region_of(last.place) if last else "",
+        spot=record.spot,
         isolation=record.isolation,
         cloud_id=last.cloud_id if last else "",
         attempt=max(len(rows), 1),
@@ -101,9 +108,10 @@ def land_now(
         reason=record.reason,
         detail=record.detail,
         lost_reason=record.lost_reason,
-        price_usd_per_hour=server_type.price_per_hour,
-        list_price_per_hour=server_type.price_per_hour,
-        currency=server_type.currency,
+        price_usd_per_hour=price.usd,
+        list_price_per_hour=price.amount,
+        currency=price.currency,
+        usd_per_currency=price.rate.usd if price.rate else Decimal(1),
         price_source=server_type.price_source,
         price_read_unix_s=server_type.price_read_unix_s,
         billed_s=_billed_s(rows),
@@ -125,6 +133,13 @@ def land_now(
         spool_path.with_suffix(suffix).unlink(missing_ok=True)
     run = lake_rows["server_runs"][0]
     return Landing(landed, run["outcome"], run["reason"], run["detail"] or "")
+
+
+def _price(server_type: ServerType, place: str, spot: bool, settings: Settings) -> Price:
+    """What the place asks, in the vendor's currency and in USD."""
+    by_place = server_type.spot_prices if spot else server_type.prices
+    amount = by_place.get(place, server_type.price_per_hour)
+    return to_usd(amount, server_type.currency, settings.exchange_rates, today=datetime.now(UTC).date())
 
 
 def _billed_s(rows: Sequence[LedgerRow]) -> float | None:

@@ -5,11 +5,14 @@ What to measure is in presets (`tasks/presets.py`); which models exist is in `ta
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from tasks.domain.money import Rate, read_rates
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -31,6 +34,9 @@ class Settings(BaseSettings):
     ssh_sources: str = Field(
         default="", description="CIDR networks, by comma, from which servers may be reached over SSH; default any"
     )
+    rates: str = Field(
+        default="", description="exchange rates, by comma, over those that are known: EUR=1.1761@2026-05-08"
+    )
     models_url: str = Field(
         default="", description="where servers find the model files by name: a mirror of your own, over HTTP"
     )
@@ -44,6 +50,11 @@ class Settings(BaseSettings):
     @property
     def ledger(self) -> str:
         return self.ledger_url or f"sqlite:///{self.home / 'ledger.sqlite'}"
+
+    @property
+    def exchange_rates(self) -> dict[str, Rate]:
+        """Raises ConfigError for what is no rate."""
+        return read_rates(self.rates, today=datetime.now(UTC).date())
 
     @property
     def ssh_source_networks(self) -> tuple[str, ...]:

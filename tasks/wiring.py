@@ -57,8 +57,8 @@ def _is_used(vendor: str, settings: Settings) -> bool:
     return not _why_not(vendor)
 
 
-VENDORS: tuple[str, ...] = ("local", "sim")
-"""All but `local` are modules of `tasks.vendors`, imported when they are used: their SDKs take seconds."""
+VENDORS: tuple[str, ...] = ("local", "sim", "aws", "azure", "gcp", "hetzner", "upcloud")
+"""Those that are not in the home folder are modules of `tasks.vendors`, imported when used: their SDKs take seconds."""
 
 
 CLASSES = {
