@@ -103,10 +103,13 @@ def test_default_server_types_are_sold(world: AwsWorld) -> None:
 def test_the_doctor_finds_a_healthy_account_and_makes_nothing(world: AwsWorld) -> None:
     checks = world.cloud.doctor()
     assert [check for check in checks if check.ok is False] == []
-    assert len([check for check in checks if check.name == "us-east-1 quota"]) == len(QUOTAS)
-    zero = [check for check in checks if check.ok is None]
-    assert zero
-    assert all("L-" in check.next_step for check in zero)
+    assert {check.name for check in checks if check.name.startswith("us-east-1")} == {
+        f"us-east-1 {what}" for what in ("listing", "images", "network", "permissions", "quotas")
+    }
+    (quotas,) = [check for check in checks if check.name == "us-east-1 quotas"]
+    assert all(f"{aws_prices.QUOTAS[code]} {what}" in quotas.detail for code, what in QUOTAS.items())
+    assert "L-417A185B" in quotas.next_step, "it is 0"
+    assert "L-1216C47A" not in quotas.next_step
     assert world.existing() == []
     groups = [g for vpc in world.emulator.backend("us-east-1").groups.values() for g in vpc.values()]
     assert [group.name for group in groups] == ["default"]
@@ -122,19 +125,26 @@ def test_the_doctor_without_credentials_asks_nothing_more(world: AwsWorld) -> No
 
 def test_the_doctor_tells_a_refusal_from_an_answer_that_got_lost(world: AwsWorld) -> None:
     world.emulator.policy = policy("reaper")
-    checks = {check.detail.split(":")[0]: check for check in world.cloud.doctor() if check.name.endswith("permission")}
-    assert {check.ok for check in checks.values()} == {False}
-    assert all("aws-controller.json" in check.next_step for check in checks.values())
+    checks = [check for check in world.cloud.doctor() if check.name.endswith("permissions")]
+    assert {check.ok for check in checks} == {False}
+    assert all("aws-controller.json" in check.next_step for check in checks)
     world.emulator.policy = None
     world.plant(Fault("GetProducts", how="html_502"))
     (prices,) = [check for check in world.cloud.doctor() if check.name == "prices"]
     assert prices.ok is None
 
 
+def test_no_quota_for_ordinary_servers_is_a_fault(world: AwsWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(aws_prices.QUOTAS, "L-1216C47A", 0)
+    failed = [check for check in world.cloud.doctor() if check.ok is False]
+    assert [check.name for check in failed] == ["eu-west-1 quotas", "us-east-1 quotas"]
+    assert "L-1216C47A" in failed[0].next_step
+
+
 def test_the_doctor_names_a_region_without_images(world: AwsWorld) -> None:
     world.emulator.backend("eu-west-1").amis.clear()
     failed = [check.name for check in world.cloud.doctor() if check.ok is False]
-    assert failed == ["eu-west-1 images", "eu-west-1 permission", "eu-west-1 permission"]
+    assert failed == ["eu-west-1 images", "eu-west-1 permissions"]
 
 
 # -- the policies that we hand out

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from botocore.exceptions import ClientError  # type: ignore[import-untyped]
@@ -96,18 +95,14 @@ def _pricing(clients: Clients) -> str:
 
 def _region(clients: Clients, images: Images, network: Network, region: str) -> list[Check]:
     client = clients.ec2(region)
-    checks = [
+    here = "Leave the region out of TOKENSWEEP_AWS_REGIONS."
+    return [
         _checked(f"{region} listing", lambda: _listing(client), "Attach deployments/policies/aws-reaper.json."),
-        _checked(
-            f"{region} images", lambda: _images(images, region), "Leave the region out of TOKENSWEEP_AWS_REGIONS."
-        ),
-        _checked(f"{region} network", lambda: _network(clients, network, region), "See docs/vendors/aws.md, Network."),
+        _checked(f"{region} images", lambda: _images(images, region), here),
+        _checked(f"{region} network", lambda: _network(client, network), here),
+        _checked(f"{region} permissions", lambda: _dry_runs(client, images, network, region), _POLICIES),
+        _quotas(clients, region),
     ]
-    checks += [
-        _checked(f"{region} permission", partial(_dry_run, action, call), _POLICIES)
-        for action, call in _dry_runs(clients, images, network, region)
-    ]
-    return [*checks, *_quotas(clients, region)]
 
 
 def _listing(client: Any) -> str:
@@ -121,8 +116,8 @@ def _images(images: Images, region: str) -> str:
     return ", ".join(image.image_id for image in found)
 
 
-def _network(clients: Clients, network: Network, region: str) -> str:
-    zones = _zones(clients.ec2(region))
+def _network(client: Any, network: Network) -> str:
+    zones = _zones(client)
     for zone in zones:
         network.subnet(zone)
     return f"default subnets in {', '.join(zones)}"
@@ -135,50 +130,42 @@ def _zones(client: Any) -> list[str]:
     return sorted(zone["ZoneName"] for zone in answer["AvailabilityZones"])
 
 
-def _dry_runs(
-    clients: Clients, images: Images, network: Network, region: str
-) -> Iterator[tuple[str, Callable[[], Any]]]:
+def _dry_runs(client: Any, images: Images, network: Network, region: str) -> str:
     """The very requests of a create, because a policy may allow them only with our tags and options."""
-    client = clients.ec2(region)
-
-    def run(*, spot: bool) -> Any:
-        zone = _zones(client)[0]
-        image = images.find(region, _PROBE.arch, gpu=False)
-        request = launch_request(replace(_PROBE, place=zone, spot=spot), image, network.subnet(zone)[0], "")
+    zone = _zones(client)[0]
+    subnet_id, vpc_id = network.subnet(zone)
+    image = images.find(region, _PROBE.arch, gpu=False)
+    for spot in (False, True):
+        request = launch_request(replace(_PROBE, place=zone, spot=spot), image, subnet_id, "")
         del request["ClientToken"], request["NetworkInterfaces"][0]["Groups"]
-        return client.run_instances(DryRun=True, **request)
-
-    def make_group() -> Any:
-        return client.create_security_group(
-            DryRun=True, **group_request(network.subnet(_zones(client)[0])[1], ANYWHERE)
-        )
-
-    yield "launch servers", lambda: run(spot=False)
-    yield "launch spot servers", lambda: run(spot=True)
-    yield "make the security group", make_group
+        _dry_run(client.run_instances, request)
+    _dry_run(client.create_security_group, group_request(vpc_id, ANYWHERE))
+    return "may launch servers, on demand and spot, and make the shared security group"
 
 
-def _dry_run(action: str, call: Callable[[], Any]) -> str:
+def _dry_run(call: Callable[..., Any], request: dict[str, Any]) -> None:
     """A dry run is always answered with an error; DryRunOperation is the one that means yes."""
     try:
-        call()
+        call(DryRun=True, **request)
     except ClientError as exc:
         if errors.code_of(exc) != "DryRunOperation":
             raise
-    return f"may {action}"
 
 
-def _quotas(clients: Clients, region: str) -> Iterator[Check]:
-    client = clients.of("service-quotas", region)
-    for code, what in QUOTAS.items():
-        name, step = f"{region} quota", f"Ask for more: Service Quotas, Amazon EC2, {code}, in {region}."
-        try:
-            quota = client.get_service_quota(ServiceCode="ec2", QuotaCode=code)["Quota"]
-        except Exception as exc:
-            found = errors.classify(exc)
-            yield Check(name=name, ok=None, detail=f"{what}: {found.code}: {found.message}", next_step=_POLICIES)
-            continue
-        value = int(quota["Value"])
-        # GPU and spot quotas of 0 are usual in new accounts, and no fault where nobody asks for these servers.
-        ok = value > 0 if code == _NEEDED_QUOTA else True if value > 0 else None
-        yield Check(name=name, ok=ok, detail=f"{value} vCPUs {what}", next_step="" if value > 0 else step)
+def _quotas(clients: Clients, region: str) -> Check:
+    """GPU and spot quotas of 0 are usual in new accounts, and no fault where nobody asks for these servers."""
+    client, name = clients.of("service-quotas", region), f"{region} quotas"
+    try:
+        values = {
+            code: int(client.get_service_quota(ServiceCode="ec2", QuotaCode=code)["Quota"]["Value"]) for code in QUOTAS
+        }
+    except Exception as exc:
+        found = errors.classify(exc)
+        return Check(name=name, ok=None, detail=f"{found.code}: {found.message}", next_step=_POLICIES)
+    none = ", ".join(f"{code} ({QUOTAS[code]})" for code, value in values.items() if value == 0)
+    return Check(
+        name=name,
+        ok=values[_NEEDED_QUOTA] > 0,
+        detail="vCPUs at once: " + "; ".join(f"{value} {QUOTAS[code]}" for code, value in values.items()),
+        next_step=f"For these servers ask for more, in Service Quotas, Amazon EC2, {region}: {none}" if none else "",
+    )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from botocore import exceptions as sdk  # type: ignore[import-untyped]
 
 from tasks.clouds.base import Classified, ErrorKind, Scope
-from tasks.domain.errors import TokensweepError, UnsupportedError
+from tasks.domain.errors import ConfigError, TokensweepError, UnsupportedError
 
 _LONGEST_MESSAGE = 500
 
@@ -167,6 +167,8 @@ def classify(exc: BaseException) -> Classified:
         kind, scope = ErrorKind.UNSUPPORTED, Scope.SERVER_TYPE
     elif isinstance(exc, UnsupportedError):  # our own, of a region or zone that lacks what a launch needs
         kind, code = ErrorKind.UNSUPPORTED, exc.reason
+    elif isinstance(exc, ConfigError):  # our own, of a request that EC2 would refuse
+        kind, scope, code = ErrorKind.UNSUPPORTED, Scope.SERVER_TYPE, exc.reason
     return Classified(
         kind=kind, scope=scope, may_exist=kind in _EXISTS_ALL_THE_SAME, code=code or kind.value, message=_message(exc)
     )
