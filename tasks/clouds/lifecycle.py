@@ -251,8 +251,9 @@ class _Steps:
             try:
                 shown = self.cloud.get(resource.ref())
             except Exception as exc:
-                if classify(self.cloud, exc).kind is ErrorKind.AUTH:
-                    raise
+                found = classify(self.cloud, exc)
+                if found.kind is ErrorKind.AUTH:
+                    raise found.to_error(f"{self.cloud.vendor}: waiting for {resource.name} to run") from exc
                 continue
             if shown is not None:
                 last_seen_unix_s = self.now()

@@ -36,7 +36,7 @@ SERVER_FAULTS: dict[str, str] = {
     "connection_lost": "the connection breaks for a while",
     "agent_dies": "the agent dies in the middle",
     "download_dead": "a download moves no byte any more",
-    "download_slow": "a download becomes too slow to wait for",
+    "download_slow": "a download is too slow to wait for",
     "checksum": "a downloaded file has the wrong checksum",
     "disk_full": "the disk is full in the middle of a download",
     "wrong_build": "the first build of the engine dies of an illegal instruction",

@@ -27,6 +27,7 @@ HEADER_S = 0.3
 PROGRESS_S = 2.0
 DEAD_AFTER_S = 30.0
 MOST_STEPS = 200_000
+RC_SIGKILL = 137
 
 
 @dataclass
@@ -68,7 +69,7 @@ class Play:
         self._download: _Download | None = None
         self._bench_model = ""
         self._phase_began: dict[tuple[str, str], float] = {("probe", ""): 0.0}
-        self._n_killed: dict[str, int] = {}
+        self._killed: set[str] = set()
         self._finish_reason = ""
 
     def play(self) -> list[Line]:
@@ -223,7 +224,7 @@ class Play:
         for fault in ("download_dead", "download_slow", "disk_full", "checksum"):
             if m.happens(fault, spec.name):
                 stop_as = fault
-                share = 1.0 if fault == "checksum" else m.between(0.1, 0.9, fault, spec.name)
+                share = _SHARE.get(fault) or m.between(0.1, 0.9, fault, spec.name)
                 break
         self._new_turn("download")
         self._download = _Download(spec, m.link_bytes_per_s, share * size, stop_as, self._now_s)
@@ -319,7 +320,9 @@ class Play:
         for index, cell in enumerate(cells):
             if end is not None and index == end[0]:
                 self._at(t_s, "bench", self._maker(ev.WarmupStarted, cell))
-                self._exits_at(t_s + 0.4 * self.machine.repeat_s(model, cell, process, 0), model, 137, "Killed", end[1])
+                self._exits_at(
+                    t_s + 0.4 * self.machine.repeat_s(model, cell, process, 0), model, RC_SIGKILL, "Killed", end[1]
+                )
                 return
             t_s = self._play_cell(t_s, model, cell, action.n_repeats, process)
         self._exits_at(t_s + 0.05, model, 0, "")
@@ -329,8 +332,7 @@ class Play:
         at = len(cells) // 2
         if self.machine.happens("out_of_memory", model.name):
             return at, True
-        if self.machine.happens("bench_killed", model.name) and not self._n_killed.get(model.name):
-            self._n_killed[model.name] = 1
+        if self.machine.happens("bench_killed", model.name) and model.name not in self._killed:
             return at, False
         return None
 
@@ -365,6 +367,8 @@ class Play:
     def _exited(self, model: str, rc: int, aborted: bool, tail: str = "", oom: bool = False) -> None:
         self._new_turn("bench")
         self._bench_model = ""
+        if rc == RC_SIGKILL and not aborted and not oom:
+            self._killed.add(model)
         self._on(ev.BenchExited(self._now_s, model, rc, aborted, tail, oom))
         self._phase_began.pop(("load", model), None)
         self._phase_ends("bench", model)
@@ -372,9 +376,11 @@ class Play:
     def _abort_bench(self, action: act.AbortBench) -> None:
         if self._bench_model:
             self._new_turn("bench")
-            self._at(self._now_s + 0.01, "bench", lambda: self._exited(action.model, 137, True))
+            self._at(self._now_s + 0.01, "bench", lambda: self._exited(action.model, RC_SIGKILL, True))
 
 
+# How much of the file comes before the fault, where that is not drawn.
+_SHARE = {"checksum": 1.0, "download_slow": 0.01}
 _WHY_NOT = {
     "download_dead": "no byte came for 30 s",
     "disk_full": "No space left on device",
