@@ -216,6 +216,21 @@ def test_a_machine_that_azure_accepts_and_cannot_start_is_told_by_get_and_leaves
         assert ours(world) == []
 
 
+def test_a_machine_that_runs_although_its_provisioning_failed_is_shown_as_what_it_costs(
+    world: AzureWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = world.cloud.create(spec_of(world))
+    world.emulator.vm(made.name).failure = ("OSProvisioningTimedOut", "OS Provisioning did not finish in time.")
+    world.sleep(20)
+    shown = world.cloud.get(made.ref())
+    assert shown is not None and (shown.state, shown.address) == ("running", "192.0.2.1")
+    assert "OSProvisioningTimedOut" in caplog.text
+    assert usd_per_hour(world) > 0.2
+    world.cloud.delete(made.ref())
+    world.sleep(30)
+    assert ours(world) == []
+
+
 def test_the_next_zone_has_one_after_a_stockout() -> None:
     with open_world(stock={"westeurope-1": 0}) as world:
         found = refused(world, 1)

@@ -67,11 +67,11 @@ def status_json(thing: Thing, account: Account) -> dict[str, Any]:
 
 def _statuses(vm: Thing, account: Account) -> list[dict[str, str]]:
     state = vm.state(account.now())
+    statuses = [{"code": f"ProvisioningState/{state.lower()}", "level": "Info"}]
     if state == "Failed" and vm.failure:
         code, message = vm.failure
-        return [{"code": f"ProvisioningState/failed/{code}", "level": "Error", "message": message}]
-    statuses = [{"code": f"ProvisioningState/{state.lower()}", "level": "Info"}]
-    if state == "Succeeded":
+        statuses = [{"code": f"ProvisioningState/failed/{code}", "level": "Error", "message": message}]
+    if state in ("Succeeded", "Failed") and not vm.never_ran:
         booted = vm.power != "running" or bool(account.machines.address(vm.guid))
         statuses.append({"code": f"PowerState/{vm.power if booted else 'starting'}", "level": "Info"})
     return statuses

@@ -72,6 +72,11 @@ class Thing:
     """Keys of what it made and what goes with it."""
 
     @property
+    def never_ran(self) -> bool:
+        """Allocation failed; after other failures (OSProvisioningTimedOut) it runs, and bills."""
+        return self.failure is not None and "Allocation" in self.failure[0]
+
+    @property
     def key(self) -> str:
         return f"{self.group}/{self.type}/{self.name}".lower()
 
@@ -111,7 +116,7 @@ class Account:
         """Everything that has become due."""
         now_unix_s = self.now()
         self._dead = [(at, found) for at, found in self._dead if now_unix_s < at + self.lag_s]
-        for vm in [t for t in self.things.values() if t.type == VM and t.failure]:
+        for vm in [t for t in self.things.values() if t.type == VM and t.never_ran]:
             if now_unix_s >= vm.ready_unix_s and vm.power != "failed":
                 vm.power = "failed"
                 for card in self.brought(vm, NIC):
@@ -230,7 +235,7 @@ class Account:
     def _meter(self, thing: Thing) -> Decimal:
         if thing.type != VM:
             return SIDE_USD_PER_HOUR.get(thing.type, Decimal(0))
-        if thing.failure or thing.power == "deallocated":
+        if thing.never_ran or thing.power == "deallocated":
             return Decimal(0)
         size = thing.properties["hardwareProfile"]["vmSize"]
         return usd_per_hour(size, thing.properties.get("priority") == "Spot")

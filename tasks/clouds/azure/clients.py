@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
-from threading import Lock
 from typing import TYPE_CHECKING, Any, cast
 
 from azure.core import PipelineClient
 from azure.core.credentials import TokenCredential
 from azure.core.pipeline.policies import RetryPolicy, SansIOHTTPPolicy
+from azure.core.pipeline.transport import RequestsTransport
 from azure.core.rest import HttpRequest
 from azure.mgmt.compute import ComputeManagementClient
 from azure.mgmt.network import NetworkManagementClient
 from azure.mgmt.resource.resources import ResourceManagementClient
+from requests import Session
+from requests.adapters import HTTPAdapter
 
 if TYPE_CHECKING:
     from azure.mgmt.resource.resources.v2025_04_01 import ResourceManagementClient as TypedResourceClient
 
 PUBLIC_ENDPOINT = "https://management.azure.com"
 PRICES_ENDPOINT = "https://prices.azure.com"
+_KEPT_CONNECTIONS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +58,8 @@ class Clients:
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self._lock = Lock()
+        # What it says in a traceback about an answer that is no JSON, the exception says in a line.
+        logging.getLogger("azure.mgmt").setLevel(logging.ERROR)
 
     @cached_property
     def compute(self) -> ComputeManagementClient:
@@ -79,11 +84,6 @@ class Clients:
     def subscription_id(self) -> str:
         return self.connection.subscription_id
 
-    def open(self) -> None:
-        """Make all clients now; cached properties are not safe to make from many threads at once."""
-        with self._lock:
-            _ = (self.compute, self.network, self.resources)
-
     def get_json(self, path: str, api_version: str) -> Any:
         """What has no client of its own among the installed ones. path: below the subscription."""
         url = f"{self.connection.endpoint}/subscriptions/{self.subscription_id}{path}"
@@ -102,14 +102,24 @@ class Clients:
         options: dict[str, Any] = {
             "base_url": connection.endpoint,
             "credential_scopes": [connection.token_scope],
-            "connection_timeout": connection.connect_timeout_s,
-            "read_timeout": connection.read_timeout_s,
+            "transport": self._transport,
             "retry_total": 0,
             "http_logging_policy": SansIOHTTPPolicy(),  # else ten lines per call at INFO
         }
-        if connection.ca_file:
-            options["connection_verify"] = connection.ca_file
         return options
+
+    @cached_property
+    def _transport(self) -> RequestsTransport:
+        """One for all clients, with as many kept connections as servers are looked after at once."""
+        connection, session = self.connection, Session()
+        session.mount("https://", HTTPAdapter(pool_connections=4, pool_maxsize=_KEPT_CONNECTIONS, max_retries=0))
+        return RequestsTransport(
+            session=session,
+            session_owner=False,
+            connection_timeout=connection.connect_timeout_s,
+            read_timeout=connection.read_timeout_s,
+            connection_verify=connection.ca_file or True,
+        )
 
 
 def each_page_until_error(items: Iterable[Any]) -> Iterator[Any | Exception]:

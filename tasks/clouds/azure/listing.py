@@ -68,7 +68,6 @@ class Inventory:
         )
 
     def _calls(self) -> dict[str, Callable[[], Iterable[Any]]]:
-        self.clients.open()
         compute, network = self.clients.compute, self.clients.network
         return {
             "groups": self.clients.resources.resource_groups.list,

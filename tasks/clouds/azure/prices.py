@@ -39,7 +39,7 @@ def digest(items: Iterable[Mapping[str, Any]]) -> Prices:
         if not size or item.get("unitOfMeasure") != "1 Hour" or item.get("type") != "Consumption":
             continue
         # "Low Priority" is of scale sets that are no longer sold, "Cloud Services" of another product.
-        if "Windows" in product or "Cloud Services" in product or "Low Priority" in meter:
+        if "Windows" in product or "Cloud Services" in product or "Low Priority" in meter or "Expired" in meter:
             continue
         price = _decimal(item.get("retailPrice"))
         if price is None:

@@ -68,12 +68,14 @@ def _server_state(vm: VirtualMachine, group_state: str, statuses: Iterable[Any] 
         return "stopping"
     if provisioning == "creating":
         return "pending"
-    if provisioning == "failed":
-        return "stopped"  # it will not run, and what it has got is still there and may be billed
     for status in statuses or ():
         area, _, state = (status.code or "").partition("/")
         if area.lower() == "powerstate":
-            return _BY_POWER.get(state.lower(), "running")
+            return _BY_POWER.get(
+                state.lower(), "running"
+            )  # also of a failed one: its guest may only not have told Azure
+    if provisioning == "failed":
+        return "stopped"  # it was never allocated; what it has got is still there and may be billed
     # Without a word on its power, what is shown must be what is billed.
     return "running" if provisioning == "succeeded" else "pending"
 
