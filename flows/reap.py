@@ -24,11 +24,12 @@ async def reap(dry_run: bool = False) -> int:
     log = get_run_logger()
     report = await in_thread(lambda: pass_of_the_reaper(services, dry_run=dry_run))
     log.info("listed %s; %d gone, %d waiting", [x.vendor for x in report.listed], len(report.gone), len(report.waiting))
-    for problem in report.errors:
-        log.error("%s", problem)
-    if not dry_run:
+    for alert in report.alerts():
+        log.error("%s", alert)
+    ledger, whole = services.ledger_or_volatile()
+    if whole and not dry_run:
         for found in await in_thread(recover, services):
             log.info("%s: landed=%s %s", found.run.server_run_id, found.landed, found.problem)
-    leaks = await in_thread(find_leaks, services.clouds(), services.ledger_or_volatile()[0], time.time)
+    leaks = await in_thread(find_leaks, services.clouds(), ledger, time.time)
     await publish_leaks(leaks)
     return 0 if leaks.clean else max(len(leaks.items) + len(leaks.unproven), 1)

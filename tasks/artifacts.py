@@ -126,7 +126,10 @@ async def publish_leaks(report: LeakReport) -> None:
     for leak in (*report.items, *report.unproven):
         age = "unknown age" if leak.age_s is None else f"{leak.age_s:.0f} s old"
         cost = f"{leak.usd_per_hour} USD/h"
-        lines.append(f"- **{leak.kind} {leak.name}** at {leak.vendor} {leak.place}: {age}, {cost}, {leak.reason}")
+        stuck = ", **STUCK**: it does not go" if leak.stuck else ""
+        lines.append(
+            f"- **{leak.kind} {leak.name}** at {leak.vendor} {leak.place}: {age}, {cost}, {leak.reason}{stuck}"
+        )
     lines.append(f"{len(report.in_use)} servers are in use.")
     lines += ["", "Listed for this:", ""]
     for listed in report.listed:

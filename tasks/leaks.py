@@ -61,6 +61,7 @@ class Survey:
     listing: Listing
     judged: tuple[Judged, ...]
     ended_runs: frozenset[str]
+    listed_until_unix_s: float
 
     def listed(self) -> Listed:
         listing = self.listing
@@ -72,6 +73,14 @@ class Survey:
             n_resources=len(listing.resources),
             problems=listing.problems,
         )
+
+    @property
+    def clock_behind_s(self) -> float:
+        """How far the newest resource of ours was made in the future of this clock. What is off by more than any
+        deadline can be is no time at all, and is not counted."""
+        newest = max((j.seen.created_unix_s for j in self.judged if j.seen.ours), default=0.0)
+        behind_s = newest - self.listed_until_unix_s
+        return behind_s if 0 < behind_s <= self.rules.max_ttl_s else 0.0
 
     def missing(self, row: LedgerRow) -> Decision:
         return judge_missing(
@@ -89,6 +98,7 @@ def survey(cloud: Cloud, ledger: Ledger, now: Callable[[], float], rules: Rules 
     """List the vendor, then read the ledger. In this order a resource that a row should tell of has one: the row of
     everything in the listing was committed before the listing began, or the ledger does not know it at all."""
     listing = list_owned(cloud, now)
+    listed_until_unix_s = now()
     open_rows = [row for row in ledger.open_rows() if row.vendor == cloud.vendor]
     ended_runs = ledger.ended_runs()
     by_id = {row.cloud_id: row for row in open_rows if row.cloud_id}
@@ -111,7 +121,8 @@ def survey(cloud: Cloud, ledger: Ledger, now: Callable[[], float], rules: Rules 
         )
         return Judged(resource=resource, seen=shown, row=row, decision=decision)
 
-    return Survey(cloud, ledger, rules, listing, tuple(map(judged, listing.resources)), ended_runs)
+    found = tuple(map(judged, listing.resources))
+    return Survey(cloud, ledger, rules, listing, found, ended_runs, listed_until_unix_s)
 
 
 @dataclass(frozen=True, kw_only=True)

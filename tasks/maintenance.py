@@ -79,7 +79,7 @@ def pass_of_the_reaper(
         prove_s = PROVE_S + 4 * max((cloud.traits.visibility_lag_s for cloud in clouds), default=0.0)
     return reap(
         clouds,
-        services.ledger,
+        services.ledger_or_volatile()[0],
         time.time,
         time.sleep,
         prove_s=prove_s,

@@ -57,6 +57,28 @@ class ReapReport:
     braked: list[Decision] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
 
+    def alerts(self) -> list[str]:
+        """What a person must look at, in sentences: deletions that do not end, kills that the brake holds, vendors
+        that could not be listed whole, and a ledger or a clock that is wrong."""
+        stuck = [
+            f"STUCK: {row.vendor} {row.name} in {row.place} ({row.cloud_id or 'no id'}, {row.usd_per_hour:f} USD/h)"
+            f" is not gone after {row.delete_attempts} deletes. The vendor says: {row.last_error or 'nothing'}. "
+            "It is tried again for ever; look for a lock or deletion protection on it, or for missing permissions."
+            for row in self.stuck
+        ]
+        braked = [
+            f"BRAKED: {decision.subject} ({decision.reason}) was not deleted, with {len(self.braked)} in all: that "
+            "many at once looks like a wrong ledger. Look at them, then run `tokensweep reap --force`."
+            for decision in self.braked
+        ]
+        partial = [
+            f"INCOMPLETE: {listed.vendor} could not be listed whole: {'; '.join(listed.problems) or 'it said no why'}. "
+            "Nothing is concluded from what is missing in it, and nothing is created there until it can be."
+            for listed in self.listed
+            if not listed.complete
+        ]
+        return [*stuck, *braked, *partial, *self.errors]
+
     @property
     def finished(self) -> bool:
         """Whether everything that had to go is proven gone."""
@@ -98,6 +120,11 @@ def reap(
             timed = ledger.timed_by(clock.now)
             one_pass = _Pass(survey(cloud, timed, clock.now, rules), report, expired_only, sweep_id, force)
             one_pass.run()
+            if one_pass.survey.clock_behind_s > rules.skew_s:
+                report.errors.append(
+                    f"The clock here is {one_pass.survey.clock_behind_s:.0f} s behind that of {cloud.vendor}: "
+                    "deadlines pass that much too late. Set it right."
+                )
             report.listed += (one_pass.survey.listed(),)
             if one_pass.survey.listing.complete and sweep_id is None and not dry_run:
                 one_pass.try_write(timed.beat, reaper_id or ledger.controller, (cloud.vendor,))
@@ -150,7 +177,7 @@ class _Pass:
         if self.expired_only:
             judged = [j for j in judged if j.decision.reason in _WHEN_EXPIRED_ONLY]
         alive = [j for j in self.survey.judged if j.seen.kind == SERVER and j.seen.state != TERMINATED and j.seen.ours]
-        doubtful = [j for j in judged if j.decision.reason in UNPROVEN_KILLS and not _expired(j)]
+        doubtful = [j for j in judged if j.decision.reason in UNPROVEN_KILLS and not _expired(j, self.survey.rules)]
         if not self.force and brake(sum(j.seen.kind == SERVER for j in doubtful), len(alive)):
             self.report.braked += [j.decision for j in doubtful]
             judged = [j for j in judged if j not in doubtful]
@@ -254,6 +281,9 @@ class _Pass:
             self.report.errors.append(str(exc))
 
 
-def _expired(judged: Judged) -> bool:
+def _expired(judged: Judged, rules: Rules) -> bool:
+    """Whether its deadline has passed; one that cannot be read has, once it is older than any deadline is far away."""
     deadline_unix_s = judged.seen.deadline_unix_s if judged.row is None else judged.row.deadline_unix_s
+    if deadline_unix_s is None and judged.seen.created_unix_s > 0:
+        deadline_unix_s = judged.seen.created_unix_s + rules.max_ttl_s
     return deadline_unix_s is not None and judged.decision.t_s > deadline_unix_s

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from tasks.domain.errors import (
     AmbiguousError,
@@ -238,4 +238,13 @@ class Cloud(Protocol):
 
     def classify(self, exc: BaseException) -> Classified:
         """What an exception of the SDK means. What it does not know is UNKNOWN and may_exist. Never raises."""
+        ...
+
+
+@runtime_checkable
+class KnowsCredentialsEnd(Protocol):
+    """A vendor module whose credentials may end by themselves. Optional: without it they count as lasting."""
+
+    def credentials_end_unix_s(self) -> float | None:
+        """When they end (unix seconds by the vendor's clock); None when they are renewed or do not end."""
         ...

@@ -19,7 +19,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from tasks.clouds.base import Classified, Cloud, CreateSpec, ErrorKind, Resource, Scope
+from tasks.clouds.base import Classified, Cloud, CreateSpec, ErrorKind, KnowsCredentialsEnd, Resource, Scope
 from tasks.clouds.deletion import LedgerPort, classify, delete_and_prove, prove_gone, request_delete, send_delete
 from tasks.clouds.request import Draft, LiveServer, ServerRequest, places_left, region_of
 from tasks.clouds.sending import DEFAULT_LIMITS, CreateLimits, RefusedError, send
@@ -131,6 +131,27 @@ class _Steps:
                 reason="no_reaper",
                 next_step="Start one, for example with `tokensweep reap`, and let it list every place.",
             )
+        self.check_credentials()
+
+    def check_credentials(self) -> None:
+        """What is created must be deletable until the end, with time left for a reaper that comes late."""
+        if not isinstance(self.cloud, KnowsCredentialsEnd):
+            return
+        subject = f"{self.cloud.vendor}: the credentials"
+        try:
+            end_unix_s = self.cloud.credentials_end_unix_s()
+        except Exception as exc:
+            raise classify(self.cloud, exc).to_error(f"{subject} cannot be checked") from exc
+        if end_unix_s is None:
+            return
+        missing_s = self.request.deadline_unix_s + self.limits.overrun_s - end_unix_s
+        if missing_s > 0:
+            raise ConfigError(
+                f"{subject} end in {max(0.0, end_unix_s - self.now()):.0f} s, {missing_s:.0f} s before the server "
+                f"of {self.request.server_run_id} is certain to be deleted: nothing was created.",
+                reason="credentials_end_too_soon",
+                next_step="Renew them, or set a shorter deadline.",
+            )
 
     def check_cancelled(self) -> None:
         if self.cancelled():
@@ -204,12 +225,17 @@ class _Steps:
             host_public_key=spec.host_public_key,
             billing_minimum_s=traits.billing_minimum_s,
             billing_increment_s=traits.billing_increment_s,
+            price_basis=self.request.price_basis,
         )
 
     def close_refused(self, row: LedgerRow, found: Classified) -> None:
-        """The vendor provably made nothing, whoever may have marked the row meanwhile."""
+        """The vendor provably made nothing, whoever may have marked the row meanwhile. Unless a reaper has seen one
+        after all: then it is deleted like any other."""
         proof = {"refused": found.code or found.kind.value, "message": found.message}
         while row.state is not ResourceState.GONE:
+            if row.cloud_id:
+                request_delete(self.cloud, self.ledger, row)
+                return
             try:
                 row = self.ledger.gone(row, proof)
             except StaleRowError:

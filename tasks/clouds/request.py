@@ -15,7 +15,8 @@ from tasks.domain.lifecycle import LedgerRow
 class ServerRequest:
     """What is wanted. places: zones or regions, in the order in which to try them.
 
-    usd_per_hour: the highest of these places. cap_usd: the sweep's cap, None for none.
+    usd_per_hour: the highest of these places. cap_usd: the sweep's cap, None for none. price_basis: where the price
+    was converted, from what and at which rate (`domain/money.py`).
     """
 
     sweep_id: str
@@ -25,6 +26,7 @@ class ServerRequest:
     deadline_unix_s: float
     usd_per_hour: Decimal
     cap_usd: Decimal | None
+    price_basis: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

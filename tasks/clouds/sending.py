@@ -6,8 +6,9 @@ resolved nothing else may be tried, or one server becomes two.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 
 from tasks.clouds.base import Classified, Cloud, CreateSpec, ErrorKind, Resource
 from tasks.clouds.deletion import classify, list_owned, look_up, remains_of
@@ -74,10 +75,28 @@ def send(
             found = classify(cloud, exc)
             if found.may_exist or found.kind is ErrorKind.EXISTS:
                 return _Search(cloud, row, spec, now).resolve(found, sleep, limits, check_cancelled)
+            wait_s = max(wait_s, retry_after_s(exc, now()))
             if found.kind is not ErrorKind.RATE_LIMITED or now() + wait_s > give_up_unix_s:
                 raise RefusedError(found) from exc
         sleep(wait_s)
     raise AssertionError("the waits never end")
+
+
+def retry_after_s(exc: BaseException, now_unix_s: float) -> float:
+    """How long the vendor asks us to wait: the answer's Retry-After (RFC 9110 §10.2.3), wherever an SDK keeps its
+    headers; 0 where it says nothing that can be read."""
+    response = getattr(exc, "response", None)
+    headers = getattr(response, "headers", None) or getattr(exc, "headers", None)
+    if isinstance(response, Mapping):  # botocore
+        headers = response.get("ResponseMetadata", {}).get("HTTPHeaders")
+    if not isinstance(headers, Mapping):
+        return 0.0
+    text = next((str(value) for name, value in headers.items() if str(name).lower() == "retry-after"), "")
+    try:
+        seconds = float(text) if text.strip().isdigit() else parsedate_to_datetime(text).timestamp() - now_unix_s
+    except (ValueError, TypeError, OverflowError):
+        return 0.0
+    return max(0.0, seconds)
 
 
 def waits(seed: str, limits: CreateLimits) -> Iterator[float]:

@@ -55,7 +55,10 @@ def may_move(from_state: ResourceState, to_state: ResourceState) -> bool:
 
 @dataclass(frozen=True)
 class Intent:
-    """All that is committed to the ledger before a create is sent. reserved_usd: its worst-case cost."""
+    """All that is committed to the ledger before a create is sent. reserved_usd: its worst-case cost.
+
+    price_basis: the price as the vendor gave it, with the rate, where usd_per_hour was converted.
+    """
 
     intent_id: str
     sweep_id: str
@@ -72,6 +75,7 @@ class Intent:
     host_public_key: str = ""
     billing_minimum_s: int = 0
     billing_increment_s: int = 1
+    price_basis: str = ""
 
 
 @dataclass(frozen=True)

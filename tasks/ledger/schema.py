@@ -95,6 +95,7 @@ resources = sa.Table(
     sa.Column("last_error", sa.Text, nullable=False, default=""),
     sa.Column("proof", sa.Text, nullable=False, default=""),
     sa.Column("cost_usd", NanoUsd),
+    sa.Column("price_basis", sa.Text, nullable=False, default="", server_default=""),
     sa.Index("resources_by_cloud_id", "vendor", "cloud_id"),
 )
 
@@ -132,7 +133,13 @@ heartbeats = sa.Table(
 
 BASE_VERSION = 1
 Migration = tuple[int, Callable[[sa.Connection], None]]
-MIGRATIONS: Sequence[Migration] = ()
+
+
+def _add_price_basis(conn: sa.Connection) -> None:
+    conn.execute(sa.text("ALTER TABLE resources ADD COLUMN price_basis TEXT NOT NULL DEFAULT ''"))
+
+
+MIGRATIONS: Sequence[Migration] = ((2, _add_price_basis),)
 """Steps from BASE_VERSION on, ascending. A new ledger gets `metadata` as it is and skips them."""
 
 
