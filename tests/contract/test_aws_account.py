@@ -70,6 +70,9 @@ def test_the_catalogue_has_every_type_with_its_own_price_in_every_zone(world: Aw
 
 def test_one_server_type_is_read_without_all_the_others(world: AwsWorld) -> None:
     one = world.cloud.server_type("g5g.xlarge")
+    n_calls = len(world.calls())
+    assert world.cloud.server_type("g5g.xlarge") is one
+    assert len(world.calls()) == n_calls, "it was read again"
     assert one == next(each for each in world.cloud.catalog() if each.name == "g5g.xlarge")
 
 

@@ -86,6 +86,14 @@ class Rules(EC2Backend):
         if len(base64.b64decode(request.get("UserData") or "")) > 16384:
             raise EC2ClientError("InvalidParameterValue", "User data is limited to 16384 bytes")
         spot = "InstanceMarketOptions" in request
+        options = request.get("InstanceMarketOptions", {}).get("SpotOptions", {})
+        ends = options.get("InstanceInterruptionBehavior", "terminate") == "terminate"
+        if options.get("SpotInstanceType", "one-time") == "persistent" and ends:
+            raise EC2ClientError(
+                "InvalidParameterCombination", "persistent requests are only supported with hibernate or stop"
+            )
+        if options.get("SpotInstanceType", "one-time") == "one-time" and not ends:
+            raise EC2ClientError("InvalidParameterCombination", "one-time requests can only terminate")
         for specification in request.get("TagSpecifications") or ():
             if specification["ResourceType"] == "spot-instances-request" and not spot:
                 raise EC2ClientError("InvalidParameterCombination", "There is no Spot request to tag.")

@@ -73,6 +73,7 @@ class AwsCloud:
         self.images = Images(self.clients)
         self.network = Network(self.clients)
         self._catalog: tuple[ServerType, ...] = ()
+        self._types: dict[str, ServerType] = {}
         self._lock = Lock()
 
     def catalog(self) -> Sequence[ServerType]:
@@ -83,9 +84,12 @@ class AwsCloud:
             return self._catalog
 
     def server_type(self, name: str) -> ServerType:
-        for known in self._catalog or read_catalog(self.clients, self.now, name):
-            if known.name == name:
-                return known
+        with self._lock:
+            if name not in self._types:
+                read = self._catalog or read_catalog(self.clients, self.now, name)
+                self._types |= {server_type.name: server_type for server_type in read}
+            if name in self._types:
+                return self._types[name]
         raise ConfigError(
             f"aws sells no server type {name!r} in {', '.join(self.clients.regions())}.",
             next_step="See `tokensweep catalog aws`, or allow more regions in TOKENSWEEP_AWS_REGIONS.",
