@@ -117,7 +117,7 @@ FILTERS = {
     "servers": {"name", "label_selector", "status"},
     "primary_ips": {"name", "label_selector", "ip"},
     "volumes": {"name", "label_selector", "status"},
-    "images": {"name", "label_selector", "type", "architecture", "include_deprecated", "status"},
+    "images": {"name", "label_selector", "type", "architecture", "status"},
     "floating_ips": {"name", "label_selector"},
     "ssh_keys": {"name", "label_selector", "fingerprint"},
     "firewalls": {"name", "label_selector"},

@@ -22,6 +22,7 @@ from tasks.domain.errors import ProviderError
 
 VENDOR = "hetzner"
 SERVER = "server"
+EVERY_LOCATION = "every location"
 
 STATES = {
     "initializing": "pending",
@@ -94,7 +95,7 @@ def list_project(client: Client, now: Callable[[], float]) -> Listing:
         resources=tuple(resources),
         complete=not problems,
         read_unix_s=read_unix_s,
-        places=tuple(sorted({resource.place for resource in resources if resource.place})),
+        places=() if problems else (EVERY_LOCATION,),
         problems=tuple(problems),
     )
 
@@ -103,7 +104,7 @@ def _selector(side: Side) -> dict[str, Any]:
     if side is PRIMARY_IPS:
         return {}
     if side.path == "image":
-        return {"label_selector": OWNED, "type": ["snapshot", "backup"], "include_deprecated": True}
+        return {"label_selector": OWNED, "type": ["snapshot", "backup"]}
     return {"label_selector": OWNED}
 
 

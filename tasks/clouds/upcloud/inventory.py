@@ -19,6 +19,7 @@ from tasks.clouds.upcloud.errors import classify
 from tasks.clouds.upcloud.labels import OWNED, created_of, tags_of
 
 VENDOR = "upcloud"
+EVERY_ZONE = "every zone"
 STORAGE = "storage"
 IP = "ip"
 
@@ -49,7 +50,7 @@ def list_account(manager: CloudManager, now: Callable[[], float]) -> Listing:
         resources=tuple(resources),
         complete=not problems,
         read_unix_s=read_unix_s,
-        places=tuple(sorted({resource.place for resource in resources if resource.place})),
+        places=() if problems else (EVERY_ZONE,),
         problems=problems,
     )
 
