@@ -24,7 +24,7 @@ from flows.stopping import stops_on_signals
 from tasks.benchmark import follow, open_host
 from tasks.clouds.hosts import SIMULATED, Host
 from tasks.domain.cells import Reason
-from tasks.domain.errors import AgentError, CleanupError, TokensweepError, UnreachableError
+from tasks.domain.errors import AgentError, CleanupError, ServerGoneError, TokensweepError, UnreachableError
 from tasks.domain.run_plan import RunPlan
 from tasks.engine import Engine, engine_for
 from tasks.maintenance import ensure_heartbeat
@@ -263,7 +263,7 @@ class _Run:
             self._cancelled()
             return
         self.record.outcome, self.record.reason, self.record.detail = "failed", exc.reason, str(exc)
-        if not isinstance(exc, (UnreachableError, AgentError)):
+        if not isinstance(exc, (UnreachableError, ServerGoneError, AgentError)):
             self.record.lost_reason = Reason.SERVER_FAILED
         self.log.error("%s", exc)
 

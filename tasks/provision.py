@@ -8,12 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from tasks.clouds.base import CreateSpec, ServerType
+from tasks.clouds.base import Cloud, CreateSpec, Ref, ServerType
 from tasks.clouds.clock import WALL, Clock
 from tasks.clouds.deletion import delete_and_prove, request_delete
 from tasks.clouds.lifecycle import create_server
 from tasks.clouds.request import Draft, LiveServer, ServerRequest
-from tasks.domain.errors import CleanupError
+from tasks.domain.errors import CleanupError, ServerGoneError
 from tasks.domain.lifecycle import LedgerError, LedgerRow, ResourceState
 from tasks.remote.keys import KeyPair, new_client_key, new_host_key
 from tasks.remote.session import Session
@@ -104,6 +104,43 @@ def _create(order: Order, services: Services, keys: ServerKeys, cancel: threadin
     return create_server(cloud, ledger, make_spec, request, now=clock.now, sleep=pause, cancelled=cancel.is_set)
 
 
+ENDED = ("stopping", "stopped", "terminated")
+ASK_EVERY_S = 5.0
+
+
+@dataclass
+class VendorWatch:
+    """Asks the vendor whether a server that does not answer still runs: waiting for one that was preempted is waste.
+
+    One answer that there is no such server may be wrong, so it takes two; a state that has ended is believed at once.
+    """
+
+    cloud: Cloud
+    ref: Ref
+    clock: Clock
+    _asked_unix_s: float = 0.0
+    _n_absent: int = 0
+
+    def check(self) -> None:
+        """Raises ServerGoneError. A vendor that cannot be asked proves nothing."""
+        if self.clock.now() - self._asked_unix_s < ASK_EVERY_S:
+            return
+        self._asked_unix_s = self.clock.now()
+        try:
+            shown = self.cloud.get(self.ref)
+        except Exception as exc:
+            logger.warning("%s: whether %s still runs is not known: %s", self.ref.vendor, self.ref.name, exc)
+            return
+        self._n_absent = self._n_absent + 1 if shown is None else 0
+        if self._n_absent >= 2 or (shown is not None and shown.state in ENDED):
+            state = shown.state if shown is not None else "gone"
+            raise ServerGoneError(
+                f"{self.ref.vendor}: {self.ref.name} no longer answers, and the vendor says that it is {state}.",
+                reason="server_gone",
+                next_step="What it had measured is kept; start the sweep again for the rest.",
+            )
+
+
 @dataclass(frozen=True)
 class Reach:
     """How to reach one server over SSH, as often as it takes."""
@@ -111,13 +148,18 @@ class Reach:
     endpoint: Endpoint
     timeout_s: float
     cancel: threading.Event
+    watch: VendorWatch | None = None
 
     def connect(self) -> Session:
-        """Raises HostKeyMismatchError, UnreachableError, or Cancelled as soon as the run is told to end."""
+        """Raises HostKeyMismatchError, UnreachableError, ServerGoneError, or Cancelled as soon as the run is told to
+        end."""
         return connect(self.endpoint, timeout_s=self.timeout_s, sleep=self.sleep)
 
     def sleep(self, seconds: float) -> None:
+        """Between two tries."""
         sleeper(WALL, self.cancel)(seconds)
+        if self.watch is not None:
+            self.watch.check()
 
 
 def sleeper(clock: Clock, cancel: threading.Event) -> Callable[[float], None]:
@@ -138,7 +180,9 @@ def reach(server: LiveServer, keys: ServerKeys, services: Services, cancel: thre
         host_public_key=keys.host.public,
         client_private_key=keys.client.private,
     )
-    return Reach(endpoint, services.settings.connect_timeout_s, cancel)
+    vendor = server.row.vendor
+    watch = VendorWatch(services.cloud(vendor), server.resource.ref(), services.clock(vendor))
+    return Reach(endpoint, services.settings.connect_timeout_s, cancel, watch)
 
 
 async def tear_down(server_run_id: str, services: Services) -> tuple[LedgerRow, ...]:

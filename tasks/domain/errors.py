@@ -94,6 +94,10 @@ class UnreachableError(RemoteError):
     retry = Retry.SAME
 
 
+class ServerGoneError(RemoteError):
+    """The vendor says that the server has ended: preempted, deleted by somebody, or broken."""
+
+
 class HostKeyMismatchError(RemoteError):
     pass
 

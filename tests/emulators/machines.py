@@ -34,6 +34,8 @@ class MicroVms:
         self._starting: dict[str, threading.Thread] = {}
 
     def start(self, guest: Guest) -> None:
+        if not guest.user_data:
+            return  # somebody else's: it exists and bills, and nobody here looks into it
         thread = threading.Thread(target=self._boot, args=(guest,), daemon=True)
         self._starting[guest.cloud_id] = thread
         thread.start()

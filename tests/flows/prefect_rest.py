@@ -10,8 +10,8 @@ import httpx
 
 T = TypeVar("T")
 STORED_WITHIN_S = 60.0
-N_TRIES, BUSY_S = 10, 1.0
 """Task runs are stored from events, some time after they were."""
+N_TRIES, BUSY_S = 10, 1.0
 
 
 class RefusedError(Exception):

@@ -2,95 +2,36 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from prefect.flows import load_flow_from_entrypoint
 
-from tests.e2e.product import CHECKOUT, SERVER, TINY, Done, Product
+from tests.e2e.product import CHECKOUT, SERVER, Product
+from tests.flows.deploying import execute
 from tests.flows.prefect_rest import Prefect, RefusedError, eventually
 
 DEPLOYMENTS: list[dict[str, Any]] = yaml.safe_load((CHECKOUT / "prefect.yaml").read_text())["deployments"]
-TIMEOUT_S = 300.0
-
-
-def prefect_command(product: Product, *arguments: str) -> Done:
-    done = subprocess.run(
-        [sys.executable, "-m", "prefect", *arguments],
-        env=product.env(),
-        cwd=CHECKOUT,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
-    return Done(done.returncode, done.stdout, done.stderr)
-
-
-@pytest.fixture(scope="session")
-def presets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The presets of the checkout and a small one, `one`."""
-    folder = tmp_path_factory.mktemp("deployed") / "presets"
-    shutil.copytree(CHECKOUT / "deployments" / "presets", folder)
-    (folder / "one.yaml").write_text(yaml.safe_dump({**TINY, "pp": [16, 128]}))
-    return folder
-
-
-@pytest.fixture
-def worker(product: Product, presets: Path) -> Product:
-    """What a worker's process needs to know of this installation."""
-    product.environment |= {"TOKENSWEEP_CHECKOUT": str(CHECKOUT), "TOKENSWEEP_PRESETS": str(presets)}
-    return product
-
-
-@pytest.fixture
-def prefect(prefect_url: str) -> Iterator[Prefect]:
-    asked = Prefect(prefect_url)
-    yield asked
-    asked.close()
-
-
-@pytest.fixture(scope="session")
-def deployed() -> list[str]:
-    """Filled by the first test that deploys: deploying takes a while, and is the same for all."""
-    return []
-
-
-@pytest.fixture
-def deployments(worker: Product, prefect: Prefect, deployed: list[str]) -> dict[str, dict[str, Any]]:
-    """By full name, as the server has them after `prefect deploy --all`."""
-    if not deployed:
-        prefect.post("/work_pools/", {"name": "tokensweep", "type": "process"})
-        done = prefect_command(worker, "--no-prompt", "deploy", "--all")
-        assert done.rc == 0, str(done)
-        deployed.append("all")
-    found = prefect.post("/deployments/filter", {})
-    flows = {flow["id"]: flow["name"] for flow in prefect.post("/flows/filter", {})}
-    return {f"{flows[d['flow_id']]}/{d['name']}": d for d in found}
 
 
 @pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda d: d["name"])
 def test_entry_points_load_and_take_their_parameters(deployment: dict[str, Any]) -> None:
     flow = load_flow_from_entrypoint(deployment["entrypoint"])
-    assert flow.name in ("sweep", "reap") and deployment["description"]
+    assert flow.name in ("sweep", "shard", "reap", "catalog") and deployment["description"]
     validated = flow.validate_parameters(deployment.get("parameters", {}))
     if "request" in validated:
         assert (CHECKOUT / "deployments" / "presets" / f"{validated['request'].preset}.yaml").is_file()
 
 
 def test_everything_deploys_and_no_schedule_spends_money_by_itself(deployments: dict[str, dict[str, Any]]) -> None:
-    assert set(deployments) == {"sweep/adhoc", "sweep/weekly", "reap/cron"}
+    assert set(deployments) == {"sweep/adhoc", "sweep/weekly", "shard/worker", "catalog/daily", "reap/cron"}
     schedules = {
         name: [(s["schedule"]["cron"], s["active"]) for s in d["schedules"]] for name, d in deployments.items()
     }
     assert schedules["sweep/adhoc"] == []
     assert [active for _, active in schedules["sweep/weekly"]] == [False]
+    assert [active for _, active in schedules["catalog/daily"]] == [False]
     assert [active for _, active in schedules["reap/cron"]] == [True], "the reaper runs from the start"
     assert deployments["sweep/adhoc"]["parameters"]["request"]["mode"] == "plan"
 
@@ -102,16 +43,6 @@ def test_a_run_without_a_money_cap_is_refused_by_the_server(
     for request, field in (({"mode": "run"}, "max_usd"), ({"mode": "runn"}, "runn"), ({"max_usd": -1}, "-1")):
         with pytest.raises(RefusedError, match=rf"^\(409, .*{field}"):
             prefect.post(create, {"parameters": {"request": request}})
-
-
-def execute(
-    worker: Product, prefect: Prefect, deployment: dict[str, Any], request: dict[str, Any] | None = None
-) -> str:
-    """Create a flow run, and execute it by the command with which a worker's process does; returns its id."""
-    path = f"/deployments/{deployment['id']}/create_flow_run"
-    flow_run_id: str = prefect.post(path, {"parameters": {"request": request} if request else {}})["id"]
-    prefect_command(worker, "flow-run", "execute", flow_run_id)
-    return flow_run_id
 
 
 def test_a_deployed_sweep_shows_its_plan_its_steps_and_its_results(

@@ -1,0 +1,118 @@
+"""A sweep carried out by real workers: shards of simulated servers, a worker that is killed, and a cancelled sweep."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from tests.e2e.product import CHECKOUT, Product
+from tests.flows.prefect_rest import Prefect, eventually
+
+N_SERVERS = 6
+FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+SIM: dict[str, Any] = {
+    "vendor": "sim",
+    "servers": [f"*:{N_SERVERS}"],
+    "models": ["smollm-135m", "qwen1.5-0.5b"],
+    "weights": "simulated",
+    "pp": [16, 128],
+    "tg": [16],
+    "max_usd": 20.0,
+    "max_usd_per_server": 1.0,
+    "deadline_s": 3600,
+    "max_parallel": N_SERVERS,
+    "vendor_options": {"seed": 1, "speedup": 300, "faults": 0.0},
+}
+
+
+@pytest.fixture
+def adhoc(deployments: dict[str, dict[str, Any]], prefect: Prefect) -> Iterator[dict[str, Any]]:
+    """Without the list of the form: the presets of these tests are not in its folder."""
+    found = deployments["sweep/adhoc"]
+    prefect.patch(f"/deployments/{found['id']}", {"enforce_parameter_schema": False})
+    yield found
+    prefect.patch(f"/deployments/{found['id']}", {"enforce_parameter_schema": True})
+
+
+@contextmanager
+def worker_process(product: Product) -> Iterator[subprocess.Popen[bytes]]:
+    """A process worker of the pool, in a group of its own so that it can be killed with what it runs."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "prefect", "worker", "start", "--pool", "tokensweep", "--type", "process"],
+        env=product.env() | {"PREFECT_WORKER_QUERY_SECONDS": "1"},
+        cwd=CHECKOUT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def start(prefect: Prefect, deployment: dict[str, Any], request: dict[str, Any]) -> str:
+    created = prefect.post(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": {"request": request}})
+    return str(created["id"])
+
+
+def preset(product: Product, name: str, **changes: Any) -> str:
+    return product.preset(name, **{**SIM, **changes})
+
+
+def test_a_sweep_is_carried_out_by_a_worker(adhoc: dict[str, Any], prefect: Prefect, worker: Product) -> None:
+    request = {"preset": preset(worker, "sharded"), "mode": "run", "max_usd": 20.0, "fan_out": "workers"}
+    with worker_process(worker):
+        flow_run_id = start(prefect, adhoc, request)
+        eventually(lambda: prefect.flow_run(flow_run_id)["state_type"], lambda state: state in FINAL)
+    assert prefect.flow_run(flow_run_id)["state_type"] == "COMPLETED", prefect.logs(flow_run_id)
+    (shard,) = prefect.subflow_runs(flow_run_id)
+    assert shard["name"].startswith("shard/sharded-") and shard["state_type"] == "COMPLETED"
+    assert len(prefect.subflow_runs(shard["id"])) == N_SERVERS
+    assert len({server for server, *_ in worker.cells()}) == N_SERVERS
+    assert "Nothing is left" in prefect.artifacts(flow_run_id)["leaks"]["data"]
+
+
+def test_a_killed_worker_loses_no_outcome_and_no_server(
+    adhoc: dict[str, Any], prefect: Prefect, worker: Product
+) -> None:
+    """SIGKILL to the worker and its shard: the sweep is started again, and everything has an outcome."""
+    path = preset(worker, "killed", vendor_options={"seed": 1, "speedup": 20, "faults": 0.0})
+    request = {"preset": path, "mode": "run", "max_usd": 20.0, "fan_out": "workers"}
+    with worker_process(worker) as process:
+        sweep = start(prefect, adhoc, request)
+        (shard,) = eventually(lambda: prefect.subflow_runs(sweep), bool)
+        eventually(lambda: prefect.subflow_runs(shard["id"]), lambda runs: len(runs) == N_SERVERS)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert worker.run("reap").rc in (0, 6)
+    done = worker.run("run", "--yes", path)
+    assert done.rc == 0, str(done)
+    assert len({server for server, *_ in worker.cells()}) == N_SERVERS
+    assert worker.run("leaks").rc == 0
+
+
+def test_cancelling_the_sweep_cancels_its_shards(adhoc: dict[str, Any], prefect: Prefect, worker: Product) -> None:
+    path = preset(worker, "cancelled", vendor_options={"seed": 1, "speedup": 5, "faults": 0.0})
+    request = {"preset": path, "mode": "run", "max_usd": 20.0, "fan_out": "workers"}
+    with worker_process(worker):
+        sweep = start(prefect, adhoc, request)
+        (shard,) = eventually(lambda: prefect.subflow_runs(sweep), bool)
+        eventually(lambda: prefect.subflow_runs(shard["id"]), lambda runs: len(runs) == N_SERVERS)
+        prefect.post(f"/flow_runs/{sweep}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
+        ended = eventually(
+            lambda: (prefect.flow_run(sweep)["state_type"], prefect.flow_run(shard["id"])["state_type"]),
+            lambda states: not {"RUNNING", "CANCELLING", "PENDING"} & set(states),
+        )
+    assert ended == ("CANCELLED", "CANCELLED")
+    worker.run("reap")
+    assert worker.run("leaks").rc == 0
