@@ -11,7 +11,7 @@ import yaml
 from tasks.clouds.base import OWNER, OWNER_TAG, ErrorKind, Ref
 from tasks.domain.errors import ConfigError
 from tests.contract.gcp_servers import HOST_KEY, TTL_S, asked_for, ours, spec_for, until_running
-from tests.emulators.base import NoMachines
+from tests.emulators.base import Fault, NoMachines
 from tests.emulators.gcp_state import ADDRESS, DISK, INSTANCE, SNAPSHOT, Timing
 from tests.emulators.gcp_world import GcpWorld, open_world
 
@@ -282,13 +282,26 @@ def test_ssh_is_open_to_the_given_networks_and_nothing_else_is(world: GcpWorld) 
         assert set(deny["targetTags"]) <= set(body["tags"]["items"])
 
 
-def test_the_rules_are_made_once(world: GcpWorld) -> None:
+def test_the_rules_are_made_once_and_again_when_somebody_deletes_one(world: GcpWorld) -> None:
     for number in range(3):
         world.cloud.create(spec_for(world, name=f"tokensweep-{number}", token=f"{number:02d}" * 32))
+    world.another_cloud().create(spec_for(world, name="tokensweep-3", token="33" * 32))
     assert world.calls().count("firewalls.insert") == 2
-    assert world.calls().count("firewalls.get") == 4, "looked at again until they are there, and then no more"
-    world.another_cloud().create(spec_for(world, name="tokensweep-9", token="99" * 32))
-    assert world.calls().count("firewalls.insert") == 2
+    things = world.emulator.project.things
+    things[:] = [thing for thing in things if thing.name != "tokensweep-deny-ingress"]
+    world.cloud.create(spec_for(world, name="tokensweep-4", token="44" * 32))
+    assert world.calls().count("firewalls.insert") == 3
+    assert len(asked_for(world, "firewalls")) == 2
+
+
+def test_a_rule_that_another_one_makes_at_the_same_time_is_no_error(world: GcpWorld) -> None:
+    """Both looked before either made it."""
+    world.plant(Fault("firewalls.get", "code", code="notFound", times=2))
+    world.cloud.create(spec_for(world))
+    world.plant(Fault("firewalls.get", "code", code="notFound", times=2))
+    world.cloud.create(spec_for(world, name="tokensweep-2", token="cd" * 32))
+    assert world.calls().count("firewalls.insert") == 4
+    assert len(asked_for(world, "firewalls")) == 2
 
 
 def test_networks_without_an_ipv4_address_are_refused_before_anything_is_made(world: GcpWorld) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -334,9 +334,10 @@ def test_the_sdk_repeats_nothing_by_itself(world: GcpWorld, code: str) -> None:
     made = world.cloud.create(spec_for(world))
     before = len(world.calls())
     world.plant(Fault("", "code", code=code, times=50))
-    for call in (lambda: world.cloud.get(made.ref()), lambda: world.cloud.delete(made.ref())):
+    calls: tuple[Callable[[Ref], object], ...] = (world.cloud.get, world.cloud.delete)
+    for call in calls:
         with pytest.raises(Exception) as refused:
-            call()
+            call(made.ref())
         assert world.cloud.classify(refused.value).kind in (ErrorKind.UNKNOWN, ErrorKind.RATE_LIMITED)
     assert len(world.calls()) - before == 2
     world.cloud.list_owned()

@@ -17,6 +17,7 @@ from tests.emulators import gcp_rules as rules
 from tests.emulators.base import Existing, Faults, Machines, NoMachines, StartResponse, WsgiApp
 from tests.emulators.gcp_answers import Answers, label_filter, target_filter
 from tests.emulators.gcp_discovery import Call, RefusedRequest, service
+from tests.emulators.gcp_project import Project
 from tests.emulators.gcp_state import (
     ADDRESS,
     DISK,
@@ -24,7 +25,6 @@ from tests.emulators.gcp_state import (
     INSTANCE,
     SNAPSHOT,
     Operation,
-    Project,
     Thing,
     Timing,
 )
@@ -42,6 +42,7 @@ _SAID: dict[str, tuple[int, str]] = {  # a code: with which status, and in which
     "authError": (401, "Request had invalid authentication credentials."),
     "forbidden": (403, "Required 'compute.instances.create' permission for 'projects/bench-project'"),
     "backendError": (503, "The service is currently unavailable."),
+    "notFound": (404, "The resource 'projects/bench-project/global/firewalls/x' was not found"),
     "internalError": (500, "Internal Error"),
     "resourceNotReady": (400, "The resource 'projects/bench-project/zones/z/instances/i' is not ready"),
     "conditionNotMet": (412, "Constraint constraints/compute.vmExternalIpAccess violated for project."),

@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.emulators import gcp_offers as offers
 from tests.emulators.gcp_discovery import Call, RefusedRequest
-from tests.emulators.gcp_state import ADDRESS, BASE, DISK, INSTANCE, Operation, Project, Thing, rfc3339
+from tests.emulators.gcp_state import ADDRESS, BASE, DISK, INSTANCE, Operation, State, Thing, rfc3339
 
 Json = dict[str, Any]
 
@@ -40,7 +40,7 @@ def target_filter(text: str) -> Callable[[str], bool]:
 
 
 class Answers:
-    def __init__(self, project: Project) -> None:
+    def __init__(self, project: State) -> None:
         self.project = project
 
     def thing(self, thing: Thing) -> Json:

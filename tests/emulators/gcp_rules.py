@@ -12,7 +12,7 @@ from typing import Any
 
 from tests.emulators import gcp_offers as offers
 from tests.emulators.gcp_discovery import RefusedRequest
-from tests.emulators.gcp_state import image_of
+from tests.emulators.gcp_project import image_of
 
 Json = dict[str, Any]
 

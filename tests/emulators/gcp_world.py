@@ -13,7 +13,7 @@ from tasks.clouds.gcp import GcpCloud
 from tests.emulators.base import Existing, Fault
 from tests.emulators.gcp import TOKEN, GcpEmulator
 from tests.emulators.gcp_offers import ZONES
-from tests.emulators.gcp_state import Timing
+from tests.emulators.gcp_state import FIREWALL, Timing
 from tests.emulators.serving import served
 from tests.memory_cloud import Clock
 
@@ -63,7 +63,10 @@ class GcpWorld:
         return [TOKEN]
 
     def clear_faults(self) -> None:
+        """Also the shared firewall rules go, which stay for good: so the next run makes them anew."""
         self.emulator.faults.clear()
+        things = self.emulator.project.things
+        things[:] = [thing for thing in things if thing.kind != FIREWALL]
 
     def another_cloud(self, **options: Any) -> GcpCloud:
         """As a process that is started anew sees it: nothing remembered."""

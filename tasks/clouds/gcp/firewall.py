@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-import threading
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 from google.api_core.exceptions import Conflict, NotFound
 from google.cloud import compute_v1
@@ -48,19 +48,16 @@ def network_tags(ssh_sources: Sequence[str]) -> list[str]:
 
 
 class Firewall:
-    """Makes the rules that are missing, once for every set of networks."""
+    """Makes the rules that are missing. Keeps nothing in mind: somebody may delete a rule in the middle of a sweep."""
 
     def __init__(self, clients: Clients, project: str, network: str) -> None:
         self._clients, self._project, self._network = clients, project, network
-        self._seen: set[str] = set()
-        self._lock = threading.Lock()
 
     def ensure(self, ssh_sources: Sequence[str]) -> None:
         """Ask for what is missing. Does not wait for it: that takes seconds, and the server takes longer."""
         for rule in (self.deny_rule(), self.allow_rule(ssh_sources)):
-            with self._lock:
-                if rule.name not in self._seen and self._exists(rule):
-                    self._seen.add(rule.name)
+            if not self._exists(rule.name):
+                self._insert(rule)
 
     def allow_rule(self, ssh_sources: Sequence[str]) -> compute_v1.Firewall:
         name = allow_rule_name(ssh_sources)
@@ -87,16 +84,13 @@ class Firewall:
             target_tags=[NETWORK_TAG],
         )
 
-    def _exists(self, rule: compute_v1.Firewall) -> bool:
-        """Whether the rule is there. Where it is not, asks for it; the next server looks whether it came to be."""
+    def _exists(self, name: str) -> bool:
         try:
-            self._clients.firewalls.get(project=self._project, firewall=rule.name, **self._clients.call)
+            self._clients.firewalls.get(project=self._project, firewall=name, **self._clients.call)
         except NotFound:
-            try:
-                self._clients.firewalls.insert_unary(
-                    project=self._project, firewall_resource=rule, **self._clients.call
-                )
-            except Conflict:
-                return True
             return False
         return True
+
+    def _insert(self, rule: compute_v1.Firewall) -> None:
+        with suppress(Conflict):  # somebody else has just made it
+            self._clients.firewalls.insert_unary(project=self._project, firewall_resource=rule, **self._clients.call)

@@ -22,7 +22,10 @@ HOURS_PER_MONTH = 730  # cloud.google.com/compute/disks-image-pricing counts a m
 _PREEMPTIBLE = r"(?P<spot>(?:Spot )?Preemptible )?"
 _CORE_OR_RAM = re.compile(_PREEMPTIBLE + r"(?P<label>.+?)(?: Instance)? (?P<part>Core|Ram) running in [^()]+")
 _GPU = re.compile(
-    _PREEMPTIBLE + r"(?:Nvidia )?(?:Tesla )?(?P<model>[A-Z][A-Z0-9]*\d(?: \d+GB)?(?: \w+)?) (?:GPU|\(1 gpu slice\)) running in [^()]+", re.I
+    _PREEMPTIBLE
+    + r"(?:Nvidia )?(?:Tesla )?(?P<model>[A-Z][A-Z0-9]*\d(?: \d+GB)?(?: \w+)?)"
+    + r" (?:GPU|\(1 gpu slice\)) running in [^()]+",
+    re.I,
 )
 _WHOLE = re.compile(_PREEMPTIBLE + r"(?P<label>Micro|Small) Instance with .+ running in [^()]+")
 _LOCAL_SSD = re.compile(r"SSD backed Local Storage(?P<spot> attached to (?:Spot )?Preemptible VMs)?(?: in [^()]+)?")
