@@ -39,12 +39,10 @@ class Tally:
 @contextmanager
 def _fresh(world: VendorWorld) -> Iterator[VendorWorld]:
     """An account that serves for many runs: each must leave it as it found it. Its planted faults go with the run."""
-    try:
-        yield world
-    finally:
-        clear = getattr(world, "clear_faults", None)
-        if clear is not None:
-            clear()
+    yield world
+    emulator = getattr(world, "emulator", None)
+    if emulator is not None:
+        emulator.faults.clear()
 
 
 def enumerate_scenario(
@@ -55,8 +53,13 @@ def enumerate_scenario(
     over_http: bool,
     aftermaths: Sequence[Aftermath] = AFTERMATHS,
     take: Callable[[int], bool] = lambda n: True,
+    anew: Callable[[], AbstractContextManager[VendorWorld]] | None = None,
 ) -> Tally:
-    """Run the scenario once for every point, fate and aftermath. take: which of all runs to do, by number."""
+    """Run the scenario once for every point, fate and aftermath.
+
+    take: which of all runs to do, by number. anew: opens an account that has never been used, for points that an
+    account comes to only once.
+    """
     tally = Tally(vendor, scenario.name)
     number = count()
     with opened() as world:
@@ -68,11 +71,14 @@ def enumerate_scenario(
             for aftermath in aftermaths:
                 if not take(next(number)):
                     continue
-                with opened() as world:
-                    trap = _run(world, scenario, {point: how}, aftermath, tally, over_http)
-                tally.sites |= trap.sites
-                tally.n_runs += 1
-                if point not in trap.met:
+                for place in (opened, anew or opened):
+                    with place() as world:
+                        trap = _run(world, scenario, {point: how}, aftermath, tally, over_http)
+                    tally.sites |= trap.sites
+                    tally.n_runs += 1
+                    if point in trap.met:
+                        break
+                else:
                     tally.missed.append(f"{point.what} #{point.n}, {how}")
     return tally
 
@@ -130,7 +136,13 @@ def enumerate_vendor(
     with open_world(vendor) as world:
         return [
             enumerate_scenario(
-                vendor, scenario, lambda: _fresh(world), over_http=over_http, aftermaths=aftermaths, take=take
+                vendor,
+                scenario,
+                (lambda: _fresh(world)) if over_http else (lambda: open_world(vendor)),
+                over_http=over_http,
+                aftermaths=aftermaths,
+                take=take,
+                anew=lambda: open_world(vendor),
             )
             for scenario in scenarios
         ]

@@ -78,9 +78,13 @@ class NoAnswerError(Exception):
 
 @dataclass
 class Trap:
-    """Counts the points that a controller reaches, and lets the planned happen there. watch: told of each point."""
+    """Counts the points that a controller reaches, and lets the planned happen there. watch: told of each point.
+
+    dies_at: death before the n-th point of all, for those who need not know its name.
+    """
 
     fates: Mapping[Point, How] = field(default_factory=dict)
+    dies_at: int | None = None
     points: list[Point] = field(default_factory=list)
     sites: set[tuple[str, int]] = field(default_factory=set)
     met: set[Point] = field(default_factory=set)
@@ -120,7 +124,7 @@ class Trap:
             self._counts[what] += 1
             self.points.append(point)
             self.sites |= _product_lines()
-            how = self.fates.get(point)
+            how = How.DIES_BEFORE if len(self.points) - 1 == self.dies_at else self.fates.get(point)
             if how is not None:
                 self.met.add(point)
         self.watch(point)
@@ -164,6 +168,7 @@ class MortalLedger(Ledger):
 
     trap: Trap | None = None
     controller_tag = ""
+    host = ""
 
     @classmethod
     def opened(cls, content: bytes = b"", *, now: Callable[[], float]) -> Self:
@@ -184,9 +189,16 @@ class MortalLedger(Ledger):
     def controller(self) -> str:
         return self.controller_tag or super().controller
 
-    def seen_by(self, trap: Trap | None, controller_tag: str) -> Self:
-        view = copy.copy(self)
+    @property
+    def clock(self) -> str:
+        return self.host or super().clock
+
+    def seen_by(self, trap: Trap | None, controller_tag: str = "", *, ahead_s: float = 0.0) -> Self:
+        """The same ledger from a process of its own, on a host whose clock is ahead of the true time."""
+        now, view = self.now, copy.copy(self)
         view.trap, view.controller_tag = trap, controller_tag
+        if ahead_s:
+            view.now, view.host = (lambda: now() + ahead_s), f"host-{ahead_s:.0f}-s-ahead"
         return view
 
     @contextmanager
