@@ -127,6 +127,7 @@ class UpCloud:
                 user_data=guest_data,
                 login_user=login_user_block(username=None, ssh_keys=[spec.client_public_key]),
                 simple_backup="no",
+                firewall="off",  # stateless, slow and billed: the guest has its own
             )
         )
         return server_resource(vars(made))
