@@ -160,3 +160,35 @@ def test_capacity_is_told_from_quota(world: HetznerWorld) -> None:
         assert (found.kind, found.scope, found.may_exist) == (kind, scope, False)
         world.emulator.faults.clear()
     assert ours(world) == []
+
+
+def test_a_create_that_fails_in_its_action_is_told_at_once_or_shown_as_stopped() -> None:
+    with open_world(fails_later={"fsn1"}) as world:
+        with pytest.raises(Exception) as failed:
+            world.cloud.create(spec_of(world))
+        found = world.cloud.classify(failed.value)
+        assert (found.kind, found.may_exist, found.code) == (ErrorKind.CAPACITY, True, "resource_unavailable")
+        assert [kind for kind, _ in ours(world)] == ["ip", "server"]
+    with open_world(fails_later={"fsn1"}, create_s=10.0) as world:
+        made = world.cloud.create(spec_of(world))
+        assert made.state == "pending"
+        world.sleep(11)
+        shown = world.cloud.get(made.ref())
+        assert shown is not None
+        assert shown.state == "stopped"
+
+
+def test_a_server_that_is_still_being_made_is_pending_however_it_is_shown() -> None:
+    """Between its create and its start a server is off for a moment."""
+    with open_world(create_s=10.0) as world:
+        made = world.cloud.create(spec_of(world))
+        (server,) = world.emulator.project.alive("servers")
+        server.created_unix_s -= 20
+        server.data["off"] = True
+        shown = world.cloud.get(made.ref())
+        assert shown is not None
+        assert shown.state == "pending"
+        world.sleep(11)
+        shown = world.cloud.get(made.ref())
+        assert shown is not None
+        assert shown.state == "stopped"
