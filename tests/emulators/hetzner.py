@@ -172,6 +172,7 @@ class HetznerEmulator:
         page, per_page = (request.args.get(key, default, type=int) for key, default in (("page", 1), ("per_page", 25)))
         if unknown or not page or page < 1 or not per_page or not 1 <= per_page <= 50:
             raise ApiError("invalid_input", f"invalid query: {sorted(unknown) or 'page, per_page'}")
+        _passes({}, request)  # a selector that cannot be read is refused although nothing is there
         found = [entry for entry in self._entries(kind) if _passes(entry, request)]
         last = max(1, -(-len(found) // per_page))
         pagination = {
