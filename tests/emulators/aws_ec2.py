@@ -164,6 +164,9 @@ class Backend(Rules):
         for nic in kept:
             life.instance.detach_eni(nic)
         life.instance.state_reason = reason
+        for address in self.addresses:
+            if address.instance is life.instance and address.association_id:
+                self.disassociate_address(association_id=address.association_id)
         life.states.append((self.account.now(), "terminated"))
         for request in self.spot_instance_requests.values():
             if request.instance is life.instance and request.state == "active":
@@ -253,6 +256,12 @@ class Backend(Rules):
                 f"Network interface '{eni_id}' is currently in use.",
             )
         super().delete_network_interface(eni_id)
+
+    def release_address(self, address: Any = None, allocation_id: Any = None) -> None:
+        for known in self.addresses:
+            if known.allocation_id == allocation_id and known.association_id:
+                raise EC2ClientError("InvalidIPAddress.InUse", f"Address {known.public_ip} is in use.")
+        super().release_address(address, allocation_id)
 
     def describe_spot_instance_requests(self, filters: Any = None, spot_instance_ids: Any = None) -> list[Any]:
         found = [r for r in self.spot_instance_requests.values() if self._visible(r.id)]
