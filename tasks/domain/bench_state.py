@@ -65,7 +65,10 @@ class BenchState:
         return self.view.samples_s
 
     def first_open_cell(self) -> Cell | None:
-        return next((c for c in self.view.cells if c not in self._with_row), None)
+        for cell in self.view.cells:
+            if cell not in self._with_row:
+                return cell
+        return None
 
     def upcoming_cell(self) -> Cell | None:
         """The cell that runs next or has just begun, if it has not been judged since the row before it."""

@@ -95,13 +95,16 @@ class ClassicPolicy:
 
         A call that failed by itself stops nothing there: its log was not looked at.
         """
-        rest = [c for c in view.plan.cells() if c not in view.results]
+        timed_out = view.results[cell].outcome is Outcome.TIMED_OUT
+        if not timed_out and cell.n_tokens < self.long_cell_tokens:
+            return []
+        rest = [c for c in view.cells if c not in view.results]
         longer = [c for c in rest if c.model == cell.model and c.task == cell.task and c.n_tokens > cell.n_tokens]
-        if view.results[cell].outcome is Outcome.TIMED_OUT:
+        if timed_out:
             if not view.shorter(cell):
                 return [(c, Reason.SMALLEST_FAILED) for c in rest]
             return [(c, Reason.SHORTER_CELL_TOO_SLOW) for c in longer]
-        if cell.n_tokens >= self.long_cell_tokens and longer:
+        if longer:
             following = min(longer, key=lambda c: c.n_tokens)
             ratio = view.step(cell).min_tok_per_s / view.step(following).min_tok_per_s
             if process_s > self.limit_s(view, cell) * ratio * self.long_cell_slack:

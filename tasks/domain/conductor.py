@@ -176,13 +176,14 @@ class Conductor:
         """When `next` must be called although nothing happens; None once finished."""
         if self.finished:
             return None
-        wake = self.view.end_s
-        if self.bench is not None and self.bench.running and self.bench.stop is None:
-            wake = min(wake, self.policy.next_check_s(self.view, self.bench.view))
+        view, bench = self.view, self.bench
+        wake = view.end_s
+        if bench is not None and bench.running and bench.stop is None:
+            wake = min(wake, self.policy.next_check_s(view, bench.view))
         for model in self.run.models:
             if model.stage is Stage.DOWNLOADING and model.download is not None:
                 waited_s = waiting_s(self.run, model, self.idle_since_s)
-                wake = min(wake, self.policy.next_download_check_s(self.view, model.download, waited_s))
+                wake = min(wake, self.policy.next_download_check_s(view, model.download, waited_s))
         return max(wake, now_s)
 
     def results(self) -> tuple[CellResult, ...]:

@@ -1,29 +1,47 @@
 """Policy `dynamic`, the default: skip what cannot pass its gate, stop what turns out not to, stop repeating when sure.
 
-What it does differently from `classic`, each against a loss that the traces of the predecessor show:
-loading is timed apart from speed; a cell whose optimistic bound misses its gate is not started; a cell that
-falls below its gate is stopped after the repeat that shows it and keeps its samples; repeats stop once the
-95 % interval is narrow; a model that cannot fit is not downloaded; money is a limit like time.
+A cell's gate is a budget of seconds: what five repeats (and the warm-up of a prompt, which is as long) take at the
+ladder's least speed, with the predecessor's allowance for the load. What differs from `classic`, each against a loss
+that the traces of the predecessor show: a cell whose optimistic prediction misses its budget is not started; one that
+falls out of its budget is stopped in the repeat that shows it and keeps its samples; repeats stop once the interval is
+narrow; loading is timed apart from speed; a model that cannot fit is not downloaded; money is a limit like time.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Sequence
 
 from tasks.domain.cells import PP, Cell, Reason
-from tasks.domain.memory import disk_needed_bytes, fits
+from tasks.domain.classic import process_limit_s
+from tasks.domain.memory import disk_needed_bytes
 from tasks.domain.policy import GO, BenchView, DownloadView, RunView, Verdict
-from tasks.domain.predict import predict
+from tasks.domain.predict import Prior, predict
+from tasks.domain.prior_data import PRIOR
 from tasks.domain.run_plan import ModelSpec
-from tasks.domain.stats import half_width_ratio, median
+from tasks.domain.sequential import pooled_half_width_ratio
+from tasks.domain.stats import median
+
+GATE_REPEATS = 5
+"""Repeats that a gate reckons with, whatever number a policy asks for."""
+
+NOW = float("-inf")
 
 
 @dataclass(frozen=True)
 class DynamicPolicy:
-    """Thresholds. `*_ratio` are shares, `*_slack` factors on the time that the gate's speed would take.
+    """Thresholds. `*_ratio` are shares, `*_slack` factors on the time that the gate allows.
 
     ci_ratio: half-width of the 95 % interval of the mean, relative to it, at which repeats stop.
+    noise_df: how many degrees of freedom the noise of the server's other cells weighs in that interval.
+    optimism: quantile of a prediction's residuals (predict.QUANTILES) that must miss the gate before a cell is skipped.
+    hopeless_slack: of the first run of a cell of which nothing can be predicted; least_slack: of the first run
+        of any. budget_slack: of the whole cell.
+    hope: share of the predicted speed that the runs to come are trusted with, against what the first ones show, until
+        patient_samples are there: a first run beside a download's end is often slow.
+    load_floor_bytes_per_s: a load slower than this is given up, unless it is within load_slack times the budget of
+        the cell that waits for it.
+    least_saving_s: cells that cost little take all their repeats; they are what later predictions rest on.
     download_wait_s: the longest that a server may stand idle for one model.
     download_judge_s: seconds of active download before its speed is judged (early speed forecasts badly).
     """
@@ -33,32 +51,43 @@ class DynamicPolicy:
     min_repeats: int = 3
     reads_headers: bool = True
     one_cell_per_process: bool = False
-    ci_ratio: float = 0.05
+    ci_ratio: float = 0.09
+    noise_df: float = 8.0
+    least_saving_s: float = 3.0
+    optimism: float = 0.998
     hopeless_slack: float = 1.25
-    gate_margin: float = 1.05
-    load_floor_bytes_per_s: float = 25e6
-    load_grace_s: float = 60.0
+    least_slack: float = 1.05
+    budget_slack: float = 1.0
+    patient_samples: int = 3
+    hope: float = 1.0
+    load_floor_bytes_per_s: float = 100e6
+    load_slack: float = 1.5
     download_wait_s: float = 900.0
     download_judge_s: float = 20.0
     download_optimism: float = 2.0
     download_check_s: float = 5.0
-    memory_ratio: float = 0.95
-    run_ahead_memory_ratio: float = 0.5
+    memory_ratio: float = 1.05
+    run_ahead_memory_ratio: float = 0.9
+    prior: Prior = field(default=PRIOR)
+
+    # ---- before ---------------------------------------------------------------------------------------
 
     def judge_model(self, view: RunView, model: ModelSpec) -> Verdict:
         needed = disk_needed_bytes(model.planned_bytes)
         if needed > view.disk_free_bytes:
             return Verdict(False, Reason.DISK, {"disk_needed_bytes": needed, "disk_free_bytes": view.disk_free_bytes})
-        verdicts = [
-            self.judge_cell(view, c) for c in view.plan.cells() if c.model == model.name and c not in view.results
-        ]
-        if verdicts and not any(v.go for v in verdicts):
-            return verdicts[0]
-        return GO
+        verdict = GO
+        for cell in view.cells:
+            if cell.model == model.name and cell not in view.results:
+                own = self.judge_cell(view, cell)
+                if own.go:
+                    return GO
+                verdict = own if verdict.go else verdict
+        return verdict
 
     def judge_cell(self, view: RunView, cell: Cell) -> Verdict:
         evidence: dict[str, Any] = {}
-        for gate in (self._memory_gate, self._inherited_gate, self._speed_gate, self._money_gate):
+        for gate in (self._memory_gate, self._inherited_gate, self._speed_gate):
             verdict = gate(view, cell)
             if not verdict.go:
                 return verdict
@@ -70,98 +99,134 @@ class DynamicPolicy:
             same = view.results.get(Cell(model.name, cell.task, cell.n_tokens))
             if same is not None and same.reason in (Reason.OUT_OF_MEMORY, Reason.MEMORY):
                 return Verdict(False, Reason.MEMORY, {"because_of": str(same.cell)})
-        header = view.headers.get(cell.model)
-        if header is None or view.has_gpu:
+        if view.has_gpu:
+            return GO
+        needed = view.memory_needed_bytes(cell)
+        if needed is None:
             return GO
         available = int(view.memory_available_bytes * self.memory_ratio)
-        fit = fits(header, cell.n_tokens, available)
-        evidence = {"needed_bytes": fit.needed_bytes, "available_bytes": fit.available_bytes}
-        return Verdict(fit.ok, Reason.MEMORY, evidence)
+        return Verdict(needed <= available, Reason.MEMORY, {"needed_bytes": needed, "available_bytes": available})
 
     def _inherited_gate(self, view: RunView, cell: Cell) -> Verdict:
+        gate = self.gate_tok_per_s(view, cell)
         for shorter in view.shorter(cell):
             if view.too_slow(shorter):
                 return Verdict(False, Reason.SHORTER_CELL_TOO_SLOW, {"because_of": str(shorter)})
         for model in view.smaller_models(cell.model):
             same = Cell(model.name, cell.task, cell.n_tokens)
-            if view.too_slow(same):
+            if view.too_slow(same) and self.gate_tok_per_s(view, same) <= gate:
                 return Verdict(False, Reason.SMALLER_MODEL_TOO_SLOW, {"because_of": str(same)})
         return GO
 
     def _speed_gate(self, view: RunView, cell: Cell) -> Verdict:
-        gate = view.step(cell).min_tok_per_s
-        prediction = predict(view, cell)
+        """Skip what even an optimist sees miss its gate, or not finished before money or deadline end the run."""
+        gate = self.gate_tok_per_s(view, cell)
+        prediction = predict(view, cell, self.prior, self.optimism)
         if prediction is None:
             return Verdict(True, evidence={"min_tok_per_s": gate, "predicted": "nothing comparable measured yet"})
-        evidence = {
-            "predicted_low_tok_per_s": prediction.low_tok_per_s,
-            "predicted_high_tok_per_s": prediction.high_tok_per_s,
-            "min_tok_per_s": gate,
-            "from": str(prediction.source),
-        }
-        return Verdict(prediction.high_tok_per_s >= gate, Reason.PREDICTED_TOO_SLOW, evidence)
-
-    def _money_gate(self, view: RunView, cell: Cell) -> Verdict:
-        """Do not begin what even an optimist would not see finished before money or deadline end the run."""
-        prediction = predict(view, cell)
-        if prediction is None:
-            return GO
+        evidence = {**prediction.evidence(), "min_tok_per_s": gate}
+        if prediction.optimistic_tok_per_s < gate:
+            return Verdict(False, Reason.PREDICTED_TOO_SLOW, evidence)
         n_runs = self.min_repeats + (1 if cell.task == PP else 0)  # the warm-up of pp is a whole prompt
-        needed_s = cell.n_tokens / prediction.high_tok_per_s * n_runs
-        evidence = {"needed_s": needed_s, "remaining_s": view.remaining_s, "usd_per_hour": view.plan.price_usd_per_hour}
+        needed_s = cell.n_tokens / prediction.optimistic_tok_per_s * n_runs
+        evidence.update(needed_s=needed_s, remaining_s=view.remaining_s, usd_per_hour=view.plan.price_usd_per_hour)
         return Verdict(needed_s <= view.remaining_s, view.end_reason, evidence)
 
-    def load_limit_s(self, view: RunView, model: str) -> float:
-        return view.model(model).planned_bytes / self.load_floor_bytes_per_s + self.load_grace_s
+    def _n_runs(self, cell: Cell) -> int:
+        return GATE_REPEATS + (1 if cell.task == PP else 0)
 
-    def _repeat_limit_s(self, view: RunView, cell: Cell) -> float:
-        return cell.n_tokens / view.step(cell).min_tok_per_s * self.hopeless_slack
+    def budget_s(self, view: RunView, cell: Cell) -> float:
+        """Seconds for the whole cell."""
+        return process_limit_s(view.model(cell.model).planned_bytes, cell.n_tokens, view.step(cell).min_tok_per_s)
+
+    def gate_tok_per_s(self, view: RunView, cell: Cell) -> float:
+        """The least speed that stays within the budget."""
+        return cell.n_tokens * self._n_runs(cell) / self.budget_s(view, cell)
+
+    def load_limit_s(self, view: RunView, bench: BenchView) -> float:
+        """Seconds for the load: more than the budget of the cell that waits for it, so that no cell is lost to it."""
+        floor_s = view.model(bench.model).planned_bytes / self.load_floor_bytes_per_s
+        return max(floor_s, self.budget_s(view, bench.cells[0]) * self.load_slack)
+
+    # ---- during ---------------------------------------------------------------------------------------
+
+    def _best_case_s(self, view: RunView, cell: Cell) -> float:
+        """Seconds of one run of the cell as a hopeful forecast has it; 0 where there is none."""
+        if cell not in view.memo:
+            prediction = predict(view, cell, self.prior)
+            view.memo[cell] = 0.0 if prediction is None else cell.n_tokens / (prediction.tok_per_s * self.hope)
+        best: float = view.memo[cell]
+        return best
+
+    def _stop_at_s(self, view: RunView, bench: BenchView, cell: Cell) -> float:
+        """When the cell falls out of its budget even if every run that is left goes well."""
+        budget_s, n_runs = self.budget_s(view, cell), self._n_runs(cell)
+        warming = bench.repeat_since_s is None
+        began_s = bench.warming_since_s if bench.warming_since_s is not None else bench.repeat_since_s
+        current_s = bench.warming_since_s if warming else bench.repeat_since_s
+        if began_s is None or current_s is None:
+            return float("inf")
+        k = len(bench.samples_s)
+        n_left = GATE_REPEATS if warming else max(0, GATE_REPEATS - k - 1)
+        best_s = self._best_case_s(view, cell)
+        if k:
+            shown_s = min(bench.samples_s)
+            best_s = min(best_s, shown_s) if best_s and k < self.patient_samples else shown_s
+        if not best_s:
+            return current_s + budget_s / n_runs * self.hopeless_slack
+        projected_s = began_s + budget_s * self.budget_slack - n_left * best_s
+        if k:
+            return projected_s if current_s + best_s <= projected_s else NOW
+        return max(projected_s, current_s + budget_s / n_runs * self.least_slack)
 
     def judge_running(self, view: RunView, bench: BenchView) -> Verdict:
         cell = bench.current
         if cell is None:
             if bench.loaded_s is not None:
                 return GO  # between two cells
-            elapsed_s, limit_s = view.now_s - bench.started_s, self.load_limit_s(view, bench.model)
+            elapsed_s, limit_s = view.now_s - bench.started_s, self.load_limit_s(view, bench)
             return Verdict(elapsed_s <= limit_s, Reason.LOAD_TIMEOUT, {"load_s": elapsed_s, "limit_s": limit_s})
-        if bench.samples_s:
-            verdict = self._judge_samples(view, bench, cell)
-            if not verdict.go:
-                return verdict
-        since = bench.repeat_since_s if bench.repeat_since_s is not None else bench.warming_since_s
-        elapsed_s = view.now_s - (since if since is not None else view.now_s)
-        limit_s = self._repeat_limit_s(view, cell)
-        evidence = {"elapsed_s": elapsed_s, "limit_s": limit_s, "min_tok_per_s": view.step(cell).min_tok_per_s}
-        return Verdict(elapsed_s <= limit_s, Reason.MEASURED_TOO_SLOW, evidence)
+        stop_at_s = self._stop_at_s(view, bench, cell)
+        if view.now_s > stop_at_s:
+            began_s = bench.warming_since_s if bench.warming_since_s is not None else view.now_s
+            evidence = {
+                "elapsed_s": view.now_s - began_s,
+                "limit_s": stop_at_s - began_s,
+                "budget_s": self.budget_s(view, cell),
+                "min_tok_per_s": self.gate_tok_per_s(view, cell),
+                "n_samples": len(bench.samples_s),
+                "best_case_run_s": self._best_case_s(view, cell),
+            }
+            return Verdict(False, Reason.MEASURED_TOO_SLOW, evidence)
+        return self._judge_repeats(view, bench, cell)
 
-    def _judge_samples(self, view: RunView, bench: BenchView, cell: Cell) -> Verdict:
-        gate = view.step(cell).min_tok_per_s
-        best = cell.n_tokens / min(bench.samples_s)
-        if best * self.gate_margin < gate:
-            return Verdict(False, Reason.MEASURED_TOO_SLOW, {"best_tok_per_s": best, "min_tok_per_s": gate})
+    def _judge_repeats(self, view: RunView, bench: BenchView, cell: Cell) -> Verdict:
+        """Stop repeating when the mean is known well enough and stopping saves more than loading again costs."""
         k = len(bench.samples_s)
         if k < self.min_repeats or k >= bench.n_repeats:
             return GO
-        width = half_width_ratio(bench.samples_s)
         saved_s = (bench.n_repeats - k) * median(bench.samples_s)
-        # Stopping costs a reload when cells remain, so it must save more than that.
         last = cell == bench.cells[-1]
         reload_s = 0.2 if last else 0.5 + view.load_s.get(bench.model, 1.0)
+        if saved_s <= reload_s + self.least_saving_s:
+            return GO
+        width = pooled_half_width_ratio(bench.samples_s, view.noise, self.noise_df)
         evidence = {
             "ci_half_width_ratio": width,
             "limit_ratio": self.ci_ratio,
             "saved_s": saved_s,
             "reload_s": reload_s,
         }
-        return Verdict(not (width <= self.ci_ratio and saved_s > reload_s), Reason.OK, evidence)
+        return Verdict(width > self.ci_ratio, Reason.OK, evidence)
 
     def next_check_s(self, view: RunView, bench: BenchView) -> float:
-        if bench.current is None:
-            if bench.loaded_s is not None:
-                return float("inf")
-            return bench.started_s + self.load_limit_s(view, bench.model) + 0.001
-        since = bench.repeat_since_s if bench.repeat_since_s is not None else bench.warming_since_s
-        return (since if since is not None else view.now_s) + self._repeat_limit_s(view, bench.current) + 0.001
+        if bench.current is not None:
+            return self._stop_at_s(view, bench, bench.current) + 0.001
+        if bench.loaded_s is not None:
+            return float("inf")
+        return bench.started_s + self.load_limit_s(view, bench) + 0.001
+
+    # ---- downloads ------------------------------------------------------------------------------------
 
     def judge_download(self, view: RunView, download: DownloadView, waiting_s: float) -> Verdict:
         remaining = download.bytes_total - download.bytes_done

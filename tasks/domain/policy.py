@@ -13,6 +13,7 @@ from typing import Any, Protocol, Sequence
 
 from tasks.domain.cells import Cell, CellResult, Outcome, Reason
 from tasks.domain.gguf import GgufHeader
+from tasks.domain.memory import MemoryNeed, memory_needed_bytes
 from tasks.domain.run_plan import LadderStep, ModelSpec, RunPlan
 from tasks.domain.stats import mean, median, sd
 
@@ -35,6 +36,15 @@ class Verdict:
 
 
 GO = Verdict(go=True)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Of a cell with at least one finished repeat. spread: coefficient of variation, None for a single repeat."""
+
+    median_tok_per_s: float
+    best_tok_per_s: float
+    spread: float | None
 
 
 @dataclass
@@ -91,16 +101,20 @@ class RunView:
     def __post_init__(self) -> None:
         self._steps = {(s.task, s.n_tokens): s for s in self.plan.ladder}
         self._models = {m.name: m for m in self.plan.models}
+        self.cells = self.plan.cells()
         self._shorter: dict[Cell, tuple[Cell, ...]] = {}
         self._smaller: dict[str, tuple[ModelSpec, ...]] = {}
-        self._speeds: dict[Cell, float] = {}
+        self._speeds: dict[Cell, Speed] = {}
+        self._needs: dict[Cell, MemoryNeed] = {}
+        self.memo: dict[Cell, Any] = {}
         self.noise: list[tuple[int, float]] = []
         for result in self.results.values():
             self._note_speed(result)
 
     def add_result(self, result: CellResult) -> None:
-        """Take in how a cell ended."""
+        """Take in how a cell ended. `memo`, where a policy keeps what it reckoned of open cells, is cleared."""
         self.results[result.cell] = result
+        self.memo.clear()
         self._note_speed(result)
 
     def _note_speed(self, result: CellResult) -> None:
@@ -109,13 +123,14 @@ class RunView:
         `noise` has, for each cell with two repeats or more, its degrees of freedom and its variance as a share of
         the squared mean.
         """
-        samples = result.samples_s
+        samples, n_tokens = result.samples_s, result.cell.n_tokens
         if not samples:
             return
-        self._speeds[result.cell] = result.cell.n_tokens / median(samples)
+        spread = None
         if len(samples) > 1:
-            centre = mean(samples)
-            self.noise.append((len(samples) - 1, (sd(samples) / centre) ** 2 if centre > 0 else 0.0))
+            spread = sd(samples) / mean(samples)
+            self.noise.append((len(samples) - 1, spread**2))
+        self._speeds[result.cell] = Speed(n_tokens / median(samples), n_tokens / min(samples), spread)
 
     @property
     def remaining_s(self) -> float:
@@ -131,7 +146,20 @@ class RunView:
 
     def tok_per_s(self, cell: Cell) -> float | None:
         """Median tokens/s of a cell that has at least one finished repeat."""
+        found = self._speeds.get(cell)
+        return None if found is None else found.median_tok_per_s
+
+    def speed(self, cell: Cell) -> Speed | None:
         return self._speeds.get(cell)
+
+    def memory_needed_bytes(self, cell: Cell) -> int | None:
+        """What llama-bench would touch for this cell on the CPU, or None while the header is not known."""
+        header = self.headers.get(cell.model)
+        if header is None:
+            return None
+        if cell not in self._needs:
+            self._needs[cell] = memory_needed_bytes(header, cell.n_tokens)
+        return self._needs[cell].total
 
     def too_slow(self, cell: Cell) -> bool:
         """Whether the cell was stopped because its speed was, or was bound to be, below its gate."""

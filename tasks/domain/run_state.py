@@ -30,7 +30,7 @@ class RunState:
         self.models = [ModelState(m) for m in sorted(plan.models, key=lambda m: m.planned_bytes)]
         self.builds = list(plan.builds) or [DEFAULT_BUILD]
         self.proven_builds: set[str] = set()
-        self.order = {c: i for i, c in enumerate(plan.cells())}
+        self.order = {c: i for i, c in enumerate(self.view.cells)}
         self._by_name = {m.spec.name: m for m in self.models}
         self._open: dict[str, dict[Cell, None]] = {m.spec.name: {} for m in self.models}
         for cell in self.order:

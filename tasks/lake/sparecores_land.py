@@ -24,7 +24,8 @@ from tasks.domain.errors import ConfigError
 from tasks.domain.stats import median, summarize
 from tasks.lake.columns import SCHEMA_VERSION, Table
 from tasks.lake.foreign import as_column, as_usd
-from tasks.lake.location import lake_folder, run_file
+from tasks.lake.location import run_file
+from tasks.lake.objects import RemoteLake, writable_folder
 from tasks.lake.schema import CELLS, DOWNLOADS, HARDWARE, SAMPLES, SERVER_RUNS
 from tasks.lake.sparecores import (
     DATA_LICENCE,
@@ -56,32 +57,43 @@ _ROW_COLUMNS = {
     "cache_type_v": "type_v",
     "n_params": "model_n_params",
 }
-TABLES = (SERVER_RUNS, CELLS, SAMPLES, DOWNLOADS, HARDWARE)
+TABLES = (CELLS, SAMPLES, DOWNLOADS, HARDWARE, SERVER_RUNS)
 
 
-def import_sparecores(root: Path, lake_root: str | Path, *, n_processes: int = 1) -> ImportReport:
+def import_sparecores(root: Path, lake_root: str | Path | RemoteLake, *, n_processes: int = 1) -> ImportReport:
     """Put the results under `root` (the repository's layout, or its Parquet tables) into the lake.
 
     A second import replaces the files of the first. Raises ConfigError where there is neither; damage inside is
     counted in the report and never raises.
     """
-    folder = lake_folder(lake_root)
-    if has_tables(root):
-        damage: Counter[str] = Counter()
-        by_vendor: dict[str, list[PublishedRun]] = {}
-        for run in read_tables(root, damage):
-            by_vendor.setdefault(run.vendor, []).append(run)
-        report = ImportReport(unreadable=damage)
-        for vendor, runs in by_vendor.items():
-            report.add(_land(folder, vendor, runs, len(runs)))
-        return report
-    folders = server_folders(root)
-    if not folders:
+    folders = [] if has_tables(root) else server_folders(root)
+    if not folders and not has_tables(root):
         raise ConfigError(
             f"{root} holds no results of Spare Cores.",
             next_step=f"Give a clone of {SOURCE_URL} (data/<vendor>/<server>/llm), or the folder of its trace tables.",
         )
-    return _import_layout(folders, folder, n_processes)
+    with writable_folder(lake_root) as folder:
+        report = _import_layout(folders, folder, n_processes) if folders else _import_tables(root, folder)
+        if isinstance(lake_root, RemoteLake):
+            lake_root.push([path for table in TABLES for path in _files(folder, table)])
+    return report
+
+
+def _files(folder: Path, table: Table) -> list[Path]:
+    """The imported files of a table; TABLES has the one that commits them last."""
+    return sorted(run_file(folder, table, SWEEP_ID, SWEEP_ID).parent.glob(f"{SWEEP_ID}-*.parquet"))
+
+
+def _import_tables(root: Path, lake: Path) -> ImportReport:
+    damage: Counter[str] = Counter()
+    by_vendor: dict[str, list[PublishedRun]] = {}
+    for run in read_tables(root, damage):
+        by_vendor.setdefault(run.vendor, []).append(run)
+    report = ImportReport()
+    for vendor, runs in by_vendor.items():
+        report.add(_land(lake, vendor, runs, len(runs)))
+    report.unreadable.update(damage)
+    return report
 
 
 def _import_layout(folders: Sequence[Path], lake: Path, n_processes: int) -> ImportReport:
@@ -117,7 +129,7 @@ def _land(lake: Path, vendor: str, runs: Iterable[PublishedRun], n_servers: int)
     for run in runs:
         for name, some in _rows(run, imported_at).items():
             rows[name] += some
-    for table in sorted(TABLES, key=lambda t: t is SERVER_RUNS):
+    for table in TABLES:
         if rows[table.name]:
             write_parquet(run_file(lake, table, SWEEP_ID, f"{SWEEP_ID}-{vendor}"), _frame(table, rows[table.name]))
     return ImportReport(

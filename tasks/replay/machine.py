@@ -11,6 +11,7 @@ from tasks.domain.cells import Cell, CellResult
 from tasks.domain.classic import classic_ladder
 from tasks.domain.conductor import Conductor
 from tasks.domain.gguf import GgufHeader
+from tasks.domain.model_state import Stage
 from tasks.domain.policy import Policy
 from tasks.domain.run_plan import ModelSpec, RunPlan
 from tasks.replay.recorded import RecordedModel, RecordedRun
@@ -28,6 +29,7 @@ PROGRESS_S = 1.0
 AMPLE = 10**9
 LADDER = classic_ladder()
 FOREVER = float("inf")
+LOAD, WARMUP, REPEATS, WAIT = "load", "warmup", "repeats", "wait"
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,8 @@ RECORDED_HARNESS = Harness(probes_ngl=True, sees_dead_downloads=False, sees_load
 OUR_HARNESS = Harness(probes_ngl=False, sees_dead_downloads=True, sees_loads=True)
 
 
-def plan_of(run: RecordedRun, policy: str, guard: str = "off") -> RunPlan:
-    """The plan of a replayed run: the models that the record came to, ample time and money."""
+def plan_of(run: RecordedRun, policy: str, guard: str = "off", max_usd: float | None = None) -> RunPlan:
+    """The plan of a replayed run: the models that the record came to, ample time, and ample money unless told."""
     return RunPlan(
         sweep_id="replay",
         server_run_id="replay",
@@ -57,7 +59,7 @@ def plan_of(run: RecordedRun, policy: str, guard: str = "off") -> RunPlan:
         ladder=LADDER,
         policy=policy,
         price_usd_per_hour=run.usd_per_hour or 0.0,
-        max_usd=float(AMPLE),
+        max_usd=float(AMPLE) if max_usd is None else max_usd,
         deadline_s=float(AMPLE),
         n_threads=run.n_threads,
         guard=guard,
@@ -75,12 +77,13 @@ class Playback:
         harness: Harness,
         headers: dict[str, GgufHeader],
         guard: str = "off",
+        max_usd: float | None = None,
     ) -> None:
         self.run_record = run
         self.truth = truth
         self.harness = harness
         self.headers = headers
-        self.conductor = Conductor(plan_of(run, policy.name, guard), policy)
+        self.conductor = Conductor(plan_of(run, policy.name, guard, max_usd), policy)
         self.now_s = run.head_s
         self._models = {m.name: m for m in run.models}
         self._probed_models: set[str] = set()
@@ -90,6 +93,9 @@ class Playback:
         self._running: Cell | None = None
         self._download: _Download | None = None
         self._progress_s = 0.0
+        self._doing: tuple[str, Cell | None] = (WAIT, None)
+        self.spent_s: dict[tuple[str, Cell | None], float] = {}
+        self.most_ahead_bytes = 0
 
     def play(self) -> tuple[CellResult, ...]:
         """Run to the end; `now_s` is then the time at which the conductor finished. Raises RuntimeError for a
@@ -116,20 +122,37 @@ class Playback:
         at_s = min(process_s, download_s, soon_s)
         wake_s = conductor.next_wake_s(self.now_s)
         if wake_s is not None and wake_s < at_s:
-            self.now_s = max(self.now_s, wake_s)
-            self._tell_progress()
+            self._pass_to(wake_s)
             return
-        self.now_s = max(self.now_s, at_s)
-        self._tell_progress()
-        if process_s <= at_s:
-            event = self._process_next[1]
-            assert event is not None
+        self._pass_to(at_s)
+        event = self._process_next[1]
+        if process_s <= at_s and event is not None:
             self._advance_process()
+            self._note(event)
             conductor.on(event)
         elif soon_s <= at_s:
-            conductor.on(self._soon.pop(0)[1])
+            event = self._soon.pop(0)[1]
+            self._note(event)
+            conductor.on(event)
         else:
             self._end_download()
+
+    def _pass_to(self, at_s: float) -> None:
+        """Time goes on; it is spent on what is being done."""
+        if at_s > self.now_s:
+            self.spent_s[self._doing] = self.spent_s.get(self._doing, 0.0) + at_s - self.now_s
+            self.now_s = at_s
+            self._tell_progress()
+
+    def _note(self, event: ev.Event) -> None:
+        """What llama-bench is doing from now on."""
+        if isinstance(event, ev.RepeatStarted):
+            if event.k == 1:
+                self._doing = (REPEATS, event.cell)
+        elif isinstance(event, ev.WarmupStarted):
+            self._doing = (WARMUP, event.cell)
+        elif isinstance(event, ev.BenchExited):
+            self._doing = (WAIT, None)
 
     # ---- llama-bench --------------------------------------------------------------------------------
 
@@ -163,8 +186,8 @@ class Playback:
         yield t_s, ev.BenchExited(t_s, action.model, 0, False)
 
     def _advance_process(self) -> None:
-        assert self._process is not None
-        self._process_next = next(self._process, (FOREVER, None))
+        if self._process is not None:
+            self._process_next = next(self._process, (FOREVER, None))
 
     # ---- actions ------------------------------------------------------------------------------------
 
@@ -173,6 +196,7 @@ class Playback:
         if isinstance(action, act.StartBench):
             self._process = self._events(action)
             self._advance_process()
+            self._doing = (LOAD, action.cells[0])
         elif isinstance(action, act.AbortBench):
             self._process, self._process_next = None, (FOREVER, None)
             kill_s = self.truth[self._running].kill_s if self._running else EXIT_S
@@ -182,6 +206,8 @@ class Playback:
             self._post(now_s + HEADER_S, ev.HeaderRead(now_s + HEADER_S, action.model, _Prepared(header)))
         elif isinstance(action, act.StartDownload):
             model = self._models[action.model]
+            waiting = sum(m.spec.planned_bytes for m in self.conductor.run.models if m.stage is Stage.READY)
+            self.most_ahead_bytes = max(self.most_ahead_bytes, waiting + model.bytes)
             self._download = _Download(model, now_s, self.harness)
             self.conductor.on(ev.DownloadStarted(now_s, model.name, model.bytes))
         elif isinstance(action, act.PauseDownload) and self._download is not None:
@@ -206,7 +232,8 @@ class Playback:
 
     def _end_download(self) -> None:
         download, self._download = self._download, None
-        assert download is not None
+        if download is None:
+            return
         name = download.model.name
         if download.dies:
             self.conductor.on(ev.DownloadFailed(self.now_s, name, "download_dead", "no byte for a minute"))

@@ -44,7 +44,7 @@ class RecordedRun:
     """One run of one server as far as its ladder went: models that it never came to are left out.
 
     head_s: until its program began (image pull, container start). tail_s: after its last activity.
-    all_models: every model that the sweep had, for the size of what was downloaded.
+    bytes_downloaded: of every model, those that the ladder never came to included.
     """
 
     vendor: str
@@ -64,6 +64,7 @@ class RecordedRun:
     gpu_model: str
     gpu_count: int
     models: tuple[RecordedModel, ...]
+    bytes_downloaded: int = 0
     calls: dict[Cell, RecordedCall] = field(default_factory=dict)
     is_april: bool = False
 

@@ -25,7 +25,10 @@ class CellScore:
 
 @dataclass(frozen=True)
 class RunScore:
-    """Seconds and USD of one run, recorded and replayed. per_model_s: seconds of the replay in which it was benched."""
+    """One run, recorded and replayed. spent: seconds of the replay by what was done (`head` to `tail`) and cell.
+
+    wrongly_stopped: its ladder was ended by a model that fitted and was fast enough. kept_going: not in the replay.
+    """
 
     vendor: str
     server: str
@@ -33,13 +36,10 @@ class RunScore:
     usd_per_hour: float | None
     recorded_s: float
     replayed_s: float
-    recorded_cell_s: dict[tuple[str, str], float]
-    replayed_cell_s: dict[tuple[str, str], float]
+    spent: tuple[tuple[str, Cell | None, float], ...]
     cells: tuple[CellScore, ...]
-    n_decisions: int
-    n_events: int
-    wrongly_stopped: bool
-    kept_going: bool
+    wrongly_stopped: bool = False
+    kept_going: bool = False
 
 
 def score_cells(run: RecordedRun, results: tuple[CellResult, ...]) -> tuple[CellScore, ...]:

@@ -9,14 +9,13 @@ import polars as pl
 
 from tasks.domain.cells import Cell
 from tasks.domain.errors import ConfigError
-from tasks.lake.sparecores import MODEL_OF_FILE, MODELS, SOURCE
+from tasks.lake.sparecores import MODEL_OF_FILE, SOURCE
 from tasks.lake.sparecores_tables import has_tables
 from tasks.replay.recorded import FAILED, OK, TIMED_OUT, UNTRIED, RecordedCall, RecordedModel, RecordedRun
 
 KEY = ("vendor", "server", "run")
 _MIB = 2**20
 _STATUS = {"ok": OK, "timed_out": TIMED_OUT, "failed": FAILED}
-_BYTES = {m.name: m.bytes for m in MODELS}
 DEFAULT_RATE_BYTES_PER_S = 50e6
 """For a run in which no download was ever finished."""
 
@@ -86,6 +85,9 @@ def _run(raw: dict[str, Any], downloads: pl.DataFrame, benches: pl.DataFrame) ->
         gpu_model=raw["gpu_model"] or "",
         gpu_count=raw["gpu_count"] or 0,
         models=models,
+        bytes_downloaded=sum(
+            MODEL_OF_FILE[row["model"]].bytes for row in downloads.iter_rows(named=True) if row["finished"] is not None
+        ),
         calls=calls,
         is_april=bool(raw["in_apr2025"]),
     )

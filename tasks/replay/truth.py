@@ -20,6 +20,9 @@ from tasks.replay.recorded import FAILED, OK, TIMED_OUT, UNTRIED, RecordedCall, 
 N_RECORDED = 5
 LEAST_LOAD_S = 0.02
 EXIT_S = 0.05
+BEYOND = 1.05
+"""A killed call whose neighbours foretold that it would pass was at least this much slower than its limit: assumed."""
+
 KILL_S = 0.1
 """From a kill to the end of the process where no record of one says more."""
 
@@ -30,8 +33,8 @@ Ratio = tuple[bool, str, str, str, int, int]  # backend, task, from model, to mo
 class CellTruth:
     """load_s: of a process that begins with this cell. n_repeats recorded samples; more repeats take them in turn.
 
-    hangs: the load never ends. rc: exit status of a call that failed by itself, after fail_s; else None. loads: some call of
-    its model got as far as a row.
+    hangs: the load never ends. rc: exit status of a call that failed by itself, after fail_s; else None.
+    loads: some call of its model got as far as a row.
     """
 
     status: str
@@ -137,7 +140,7 @@ def _truth(
         never_ran = cell.model not in loads
         if never_ran and expected_s < killed_s:
             return CellTruth(TIMED_OUT, load_s, 0.0, (), kill_s=kill_s, hangs=True)
-        expected_s = max(expected_s, killed_s * 1.001)
+        expected_s = max(expected_s, killed_s * BEYOND)
         return CellTruth(TIMED_OUT, load_s, _warmup_s(cell, expected_s), (expected_s,) * N_RECORDED, kill_s=kill_s)
     hangs = source is None
     return CellTruth(UNTRIED, load_s, _warmup_s(cell, expected_s), (expected_s,) * N_RECORDED, hangs=hangs)

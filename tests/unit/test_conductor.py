@@ -63,21 +63,22 @@ def test_a_cell_below_its_gate_is_stopped_in_the_middle_and_keeps_its_samples():
     plan = make_plan(models=("small",))
     slow = Cell("small", "tg", 128)  # gate 5 tokens/s
     trace = run(
-        plan, Machine(lambda c: 4.5 if c == slow else 50.0 if c.task == "tg" else 9000.0, headers=models_of(plan))
+        plan, Machine(lambda c: 4.8 if c == slow else 5.2 if c.task == "tg" else 9000.0, headers=models_of(plan))
     )
     result = trace.by_cell()[slow]
     assert (result.outcome, result.reason) == (Outcome.GATED, Reason.MEASURED_TOO_SLOW)
     assert len(result.samples_s) == 1
-    assert result.samples_s[0] == pytest.approx(128 / 4.5)
+    assert result.samples_s[0] == pytest.approx(128 / 4.8)
     assert trace.by_cell()[Cell("small", "tg", 512)].reason is Reason.SHORTER_CELL_TOO_SLOW
 
 
 def test_a_gate_that_a_row_has_just_shut_stops_the_process_before_the_next_cell():
     plan = make_plan(models=("small",))
-    trace = run(plan, Machine(lambda c: 12.0 if c.task == "pp" else 100.0, headers=models_of(plan)))
+    machine = Machine(lambda c: 12.0 if c.task == "pp" else 100.0, headers=models_of(plan))
+    trace = run(plan, machine, DynamicPolicy(optimism=0.95))
     by_cell = trace.by_cell()
     assert by_cell[Cell("small", "pp", 128)].outcome is Outcome.MEASURED  # gate 10
-    assert by_cell[Cell("small", "pp", 512)].reason is Reason.PREDICTED_TOO_SLOW  # 12 x 1.5 < 25
+    assert by_cell[Cell("small", "pp", 512)].reason is Reason.PREDICTED_TOO_SLOW  # gate 29.5 with its warm-up
     assert by_cell[Cell("small", "tg", 16)].outcome is Outcome.MEASURED, "tg must go on in a new process"
     assert sum(isinstance(a, act.StartBench) for _, a in trace.actions) >= 2
 
