@@ -14,7 +14,17 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from flows import answers, catalog_command, commands, export_command, prefect_setup, report_command
+from flows import (
+    answers,
+    catalog_command,
+    commands,
+    export_command,
+    import_command,
+    prefect_setup,
+    replay_command,
+    report_command,
+    what_if_command,
+)
 from tasks.domain.errors import TokensweepError
 from tasks.settings import Settings
 
@@ -129,6 +139,13 @@ def automations(
 
 
 @app.command()
+def limits(as_json: Json = False) -> None:
+    """Put limits per vendor on the Prefect server of PREFECT_API_URL, shared by all workers: servers at once, creates
+    a second. Those that are there stay as they are."""
+    commands.apply_limits(as_json)
+
+
+@app.command()
 def ui(
     port: Annotated[int, typer.Option(help="Port of the Prefect server.")] = 4200,
 ) -> None:
@@ -139,7 +156,7 @@ def ui(
     raise typer.Exit(asyncio.run(serve_ui(settings, port)))
 
 
-for group in (answers, report_command, export_command):
+for group in (answers, report_command, export_command, import_command, replay_command, what_if_command):
     group.register(app)
 
 

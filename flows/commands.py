@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import time
 from dataclasses import asdict
@@ -186,11 +187,25 @@ def show_leaks(settings: Settings, as_json: bool) -> int:
     return 0 if report.clean else 6
 
 
-def apply_automations(notify_block: str, as_json: bool) -> None:
-    import os
+def _need_prefect_server(what: str) -> None:
+    if not os.environ.get("PREFECT_API_URL"):
+        raise ConfigError(f"{what} live on a Prefect server.", next_step="Set PREFECT_API_URL to its address.")
 
-    if "PREFECT_API_URL" not in os.environ:
-        raise ConfigError("Automations live on a Prefect server.", next_step="Set PREFECT_API_URL to its address.")
+
+def apply_limits(as_json: bool) -> None:
+    _need_prefect_server("Limits")
+    from flows.limits import apply
+
+    done = asyncio.run(apply())
+    if as_json:
+        print_json(done)
+        return
+    for name, what in done.items():
+        render.out.print(f"{name}: {what}")
+
+
+def apply_automations(notify_block: str, as_json: bool) -> None:
+    _need_prefect_server("Automations")
     from flows.automations import apply
 
     applied = asyncio.run(apply(notify_block))

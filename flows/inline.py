@@ -9,6 +9,8 @@ from contextlib import ExitStack
 from prefect import get_run_logger, tags
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
+from flows.limits import existing as existing_limits
+from flows.limits import vendor_slot
 from flows.orders import key, serve_models, server_order
 from flows.server import ServerOrder, ServerReport, reports, run_server, server, start_gate
 from tasks.artifacts import SweepProgress
@@ -32,9 +34,10 @@ async def run_inline(
     log = get_run_logger()
     progress = SweepProgress(prepared.plan.sweep_id, len(chosen), prepared.plan.max_usd)
     await progress.begin()
+    limits = await existing_limits({planned.offer.vendor for planned in chosen})
 
     async def one(planned: PlannedServer, urls: dict[str, str]) -> ServerReport:
-        async with places:
+        async with places, vendor_slot(planned.offer.vendor, limits):
             order = await in_thread(server_order, prepared, planned, services, urls)
             await gate.acquire()
             log.info("%s: started, at most %s USD", order.server, planned.high_usd)

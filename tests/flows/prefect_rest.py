@@ -81,9 +81,9 @@ class Prefect:
         return "\n".join(log["message"] for log in found)
 
 
-def eventually(ask: Callable[[], T], good: Callable[[T], bool]) -> T:
+def eventually(ask: Callable[[], T], good: Callable[[T], bool], within_s: float = STORED_WITHIN_S) -> T:
     """The first answer that is good, or the last one when none is."""
-    end = time.monotonic() + STORED_WITHIN_S
+    end = time.monotonic() + within_s
     while not good(answer := ask()) and time.monotonic() < end:
         time.sleep(0.2)
     return answer
