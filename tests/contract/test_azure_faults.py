@@ -54,6 +54,18 @@ def test_wherever_an_answer_is_lost_the_same_create_again_ends_with_one_server(
     assert [r.cloud_id for r in listed] == [made.cloud_id]
 
 
+def test_of_two_equal_creates_at_once_azure_makes_one_and_the_other_finds_it(world: AzureWorld) -> None:
+    spec = spec_of(world)
+    first = world.cloud.create(spec)
+    # As in a race: the second looks before the first has sent its machine.
+    world.plant(Fault("virtualMachines.get", how="code", code="ResourceNotFound"))
+    second = world.cloud.create(spec)
+    assert world.calls().count("virtualMachines.createOrUpdate") == 2
+    assert second.cloud_id == first.cloud_id
+    assert world.emulator.updated == []  # a condition kept it from changing the first
+    assert ours(world) == EVERYTHING
+
+
 def test_the_sdk_sends_nothing_twice_by_itself(world: AzureWorld) -> None:
     world.plant(Fault("virtualMachines.createOrUpdate", how="html_502", after=True, times=5))
     refused(world)
@@ -70,7 +82,7 @@ def test_a_create_that_died_between_two_requests_is_listed_by_its_group_and_dele
 ) -> None:
     spec = spec_of(world)
     world.plant(Fault(CHAIN[n_done], how="drop"))
-    with pytest.raises(Exception, match="Connection aborted|Remote end closed"):
+    with pytest.raises(Exception, match=r"Connection aborted|Remote end closed"):
         world.cloud.create(spec)
     listing = world.cloud.list_owned()
     (group,) = (r for r in listing.resources if r.kind == "group")
@@ -92,6 +104,15 @@ def test_a_group_deleted_while_its_create_goes_on_does_not_come_back(world: Azur
     world.cloud.delete(group.ref())
     found = refused(world)
     assert (found.kind, found.code) == (ErrorKind.DELETE_BLOCKED, "ResourceGroupBeingDeleted")
+    world.sleep(30)
+    assert ours(world) == []
+
+
+def test_a_server_that_is_being_deleted_is_not_taken_for_a_new_one(world: AzureWorld) -> None:
+    made = world.cloud.create(spec_of(world))
+    world.cloud.delete(made.ref())
+    found = refused(world)
+    assert (found.kind, found.code, found.may_exist) == (ErrorKind.DELETE_BLOCKED, "ResourceGroupBeingDeleted", True)
     world.sleep(30)
     assert ours(world) == []
 

@@ -57,6 +57,7 @@ REFUSALS: dict[str, tuple[int, str]] = {
     "ScopeLocked": (409, "The scope cannot perform delete operation because it is locked."),
     "NicReservedForAnotherVm": (400, "Nic(s) in request is reserved for another Virtual Machine for 180 seconds."),
     "PropertyChangeNotAllowed": (409, "Changing property 'osProfile.customData' is not allowed."),
+    "ResourceNotFound": (404, "The Resource was not found."),
     "InternalServerError": (500, "The server encountered an internal error."),
     "SomethingNew": (409, "A code that nobody has seen yet."),
 }
@@ -97,6 +98,7 @@ class AzureEmulator:
         self.page_size = page_size
         self.tokens = {"a-token-of-a-test"}
         self.permissions: list[dict[str, list[str]]] = [{"actions": ["*"], "notActions": []}]
+        self.updated: list[str] = []  # machines that a second PUT was applied to
         self.app: WsgiApp = self._serve
         self.operations: dict[str, tuple[float, tuple[str, str] | None]] = {}
 
@@ -282,8 +284,11 @@ class AzureEmulator:
         if type_ == VM:
             if known is not None and call.headers.get("if-none-match") == "*":
                 raise Refused(412, "PreconditionFailed", "The condition 'If-None-Match: *' was not satisfied.")
-            if known is not None:
+            if known is not None and known.properties != (body.get("properties") or {}):
                 raise Refused(409, "PropertyChangeNotAllowed", "Changing property 'osProfile' is not allowed.")
+            if known is not None:
+                self.updated.append(name)
+                return 200, self._render(known, call), {}
             made = self.shop.create(group, name, body)
             return 201, self._render(made, call), self._operation(call, made.ready_unix_s, made.failure)
         if type_ not in (NSG, NET) and not type_.startswith("Microsoft.DevTestLab"):

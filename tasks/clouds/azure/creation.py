@@ -25,7 +25,8 @@ from tasks.clouds.azure.clients import Clients
 from tasks.clouds.azure.errors import AzureCloudError, classify, is_absent, refusal
 from tasks.clouds.azure.identity import STAMP_TAG, Place, Stamp, decode_tags, encode_tags, is_ours
 from tasks.clouds.azure.skus import Size, Skus
-from tasks.clouds.base import INTENT_TAG, CreateSpec, ErrorKind, Scope
+from tasks.clouds.azure.views import group_state
+from tasks.clouds.base import INTENT_TAG, Classified, CreateSpec, ErrorKind, Scope
 
 if TYPE_CHECKING:
     from azure.mgmt.compute.models import VirtualMachine
@@ -37,6 +38,14 @@ FORCE_DELETED = "Microsoft.Compute/virtualMachines"  # the only type that takes 
 _FALLBACK_GROUP_REGION = "westeurope"
 """Some regions have machines and no groups (brazilsoutheast: LocationNotAvailableForResourceGroup). A group's region
 is only where its metadata are."""
+
+_BEING_DELETED = Classified(
+    kind=ErrorKind.DELETE_BLOCKED,
+    scope=Scope.ZONE,
+    may_exist=True,
+    code="ResourceGroupBeingDeleted",
+    message="its group is being deleted, and what is in it may still be there",
+)
 
 _SCHEDULE_API_VERSION = "2018-09-15"
 _SHUTDOWN_LEAD_S = 1800.0  # a schedule that is set later than this takes effect on the next day
@@ -68,7 +77,10 @@ class Creation:
             if vm is None:
                 vm = self._machine(spec, size, tags)
         except Exception as exc:
-            raise self._undone(spec, exc) from exc
+            failed = self._undone(spec, exc)
+            if failed is exc:
+                raise
+            raise failed from exc
         self._shut_down_at_deadline(spec, vm)
         return vm
 
@@ -86,6 +98,8 @@ class Creation:
                 raise refusal(
                     ErrorKind.UNSUPPORTED, Scope.ZONE, "GroupNameTaken", f"somebody else has a group {spec.name}"
                 )
+            if group_state(found) == "Deleting":
+                raise AzureCloudError(_BEING_DELETED)
             return tags | {STAMP_TAG: str(Stamp.of(found.tags))}, False
         region = Place.parse(spec.place).region
         stamped = tags | {STAMP_TAG: str(Stamp.new(spec.place, self.now()))}
