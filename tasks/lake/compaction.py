@@ -55,8 +55,10 @@ def compact(
     with writable_folder(lake_root) as folder:
         found = take_inventory(folder)
         by_sweep: dict[str, list[Path]] = defaultdict(list)
+        faulty = {(Path(p.path).parent.name, Path(p.path).stem) for p in found.problems}
         for path in found.tables[SERVER_RUNS.name].files:
-            by_sweep[path.parent.name].append(path)
+            if (path.parent.name, path.stem) not in faulty:  # a run with a damaged file stays as it is, and named
+                by_sweep[path.parent.name].append(path)
         chosen = {sweep: _chosen(markers, min_files, min_age_s) for sweep, markers in sorted(by_sweep.items())}
         return [_explained(found, sweep, files, lake_root) for sweep, files in chosen.items() if files]
 

@@ -26,7 +26,8 @@ _CELLS = """
 WITH chosen AS (
     SELECT sweep_id, server_run_id, vendor, server, model, coalesce(weights, 'real') AS weights, task, n_tokens,
         outcome, reason, detail, model_bytes, n_params, quant, n_samples, tok_per_s_median, tok_per_s_mean,
-        tok_per_s_ci95_high, tok_per_s_min, tok_per_s_max, first_repeat_ratio, steal_share, download_active, min_tok_per_s,
+        tok_per_s_ci95_high, tok_per_s_min, tok_per_s_max, first_repeat_ratio, steal_share, download_active,
+        min_tok_per_s,
         predicted_high_tok_per_s, backend, build, ngl, n_threads, engine_commit, source, observed_at, run_started_at
     FROM v_cells
     WHERE CASE WHEN $sweep_id = '' THEN weights IS DISTINCT FROM 'simulated' ELSE sweep_id = $sweep_id END
