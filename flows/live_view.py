@@ -11,7 +11,7 @@ from prefect.states import Completed, Failed
 
 from tasks.domain.run_plan import RunPlan
 from tasks.progress import say
-from tasks.steps import Bar, Timeline
+from tasks.steps import QuietBar, Timeline
 
 
 class LiveView:
@@ -21,7 +21,7 @@ class LiveView:
         self.plan, self.timeline, self.log = plan, timeline, log
         self.n_cells = len(plan.cells())
         self.n_done = 0
-        self.running: dict[str, Bar] = {}
+        self.running: dict[str, QuietBar] = {}
 
     def on_event(self, event: dict[str, Any]) -> None:
         handler = getattr(self, "_on_" + str(event.get("kind")), None)

@@ -13,6 +13,10 @@ from tasks.models.serve import ModelServer
 from tasks.planning import PreparedSweep, run_plan
 from tasks.wiring import Services
 
+# In a larger sweep a server run is one bar in Prefect's timeline. Its steps would be ten task runs beside it, and
+# storing them most of the work of the whole sweep: they are in the log and in the lake all the same.
+MOST_WITH_BARS = 50
+
 
 def server_order(
     prepared: PreparedSweep, planned: PlannedServer, services: Services, urls: dict[str, str]
@@ -27,10 +31,11 @@ def server_order(
         server_run_id=server_run_id,
         sweep_id=sweep_id,
         max_usd_sweep=float(prepared.plan.max_usd),
-        plan=run_plan(prepared, planned, server_run_id, services, urls).to_json(),
+        plan=run_plan(prepared, planned, server_run_id, urls).to_json(),
         places=kind.places,
         disk_bytes=0 if kind.disk_bytes else planned.offer.disk_bytes,
         spot=prepared.preset.spot,
+        bars=len(prepared.plan.servers) <= MOST_WITH_BARS,
     )
 
 

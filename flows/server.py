@@ -44,7 +44,8 @@ start_gate: ContextVar[asyncio.Semaphore | None] = ContextVar("start_gate", defa
 
 
 class ServerOrder(BaseModel):
-    """One server run, small enough to be a flow parameter. `plan` is RunPlan.to_json()."""
+    """One server run, small enough to be a flow parameter. `plan` is RunPlan.to_json(). bars: whether its steps are
+    shown as task runs."""
 
     vendor: str
     server: str
@@ -55,6 +56,7 @@ class ServerOrder(BaseModel):
     places: tuple[str, ...] = ()
     disk_bytes: int = 0
     spot: bool = False
+    bars: bool = True
 
 
 class ServerReport(BaseModel):
@@ -125,7 +127,7 @@ class _Run:
         )
         self.cancel = threading.Event()
         self.spool_path = services.settings.spool_dir / f"{plan.server_run_id}.jsonl"
-        self.timeline = Timeline()
+        self.timeline = Timeline(shown=order.bars)
         self.log = get_run_logger()
 
     async def carry_out(self) -> ServerReport:

@@ -20,7 +20,8 @@ from tasks.domain.policies import policy_for
 from tasks.domain.run_plan import ModelSpec, RunPlan
 from tasks.domain.sweep_plan import Offer, PlannedServer, SweepPlan, plan_server, plan_sweep
 from tasks.engine import Engine, engine_for
-from tasks.lake import completed_servers, measured_cells, open_lake
+from tasks.lake import Lake, completed_servers, measured_cells, open_lake
+from tasks.lake.resume import Measured
 from tasks.lake_access import lake_address
 from tasks.models.catalogue import load_catalogue, select_models
 from tasks.models.synthesize import random_spec, synthesize
@@ -33,12 +34,14 @@ SYSTEM_DISK_BYTES = 12 * 10**9  # Ubuntu 24.04 with room for its logs, and the r
 
 @dataclass(frozen=True)
 class PreparedSweep:
-    """A plan with all that is needed to carry it out. server_types: by "vendor/name", with the wanted places."""
+    """A plan with all that is needed to carry it out. server_types: by "vendor/name", with the wanted places.
+    measured: by vendor, what earlier runs of the sweep have measured."""
 
     preset: Preset
     plan: SweepPlan
     models: tuple[ModelSpec, ...]
     server_types: dict[str, ServerType]
+    measured: dict[str, Measured]
 
     def to_run(self) -> tuple[PlannedServer, ...]:
         return self.plan.to_run()
@@ -108,21 +111,25 @@ def prepare(
 ) -> PreparedSweep:
     """Plan the sweep. `only`: a single server type. offline: by the catalogue as it was last read here, for which no
     account is needed. A second call with the same lake gives the same plan."""
+    wanted = preset.model_copy(update={"servers": (only,)}).wanted() if only else preset.wanted()
+    clouds: dict[str, Catalog] = {v: services.offline(v) if offline else services.cloud(v) for v in wanted}
+    for cloud in clouds.values():
+        _check_fit(cloud, preset)
     models = model_specs(preset, services)
     sweep_id = preset.sweep_id(f"llama.cpp {engine.llama_cpp_commit}", label)
-    wanted = preset.model_copy(update={"servers": (only,)}).wanted() if only else preset.wanted()
     rates = services.settings.exchange_rates
     types: dict[str, ServerType] = {}
     servers: list[PlannedServer] = []
-    for vendor, names in wanted.items():
-        cloud: Catalog = services.offline(vendor) if offline else services.cloud(vendor)
-        _check_fit(cloud, preset)
-        done = _done(services, sweep_id, models, preset, vendor)
-        for name, sold in server_types(cloud, names).items():
+    earlier: dict[str, Measured] = {}
+    for vendor, cloud in clouds.items():
+        with open_lake(lake_address(services.settings), documented=False) as lake:
+            earlier[vendor] = measured_cells(lake, sweep_id, vendor=vendor)
+            done = _done(lake, sweep_id, models, preset, vendor, earlier[vendor])
+        for name, sold in server_types(cloud, wanted[vendor]).items():
             kind = in_places(sold, preset.places)
             types[f"{vendor}/{name}"] = kind
             servers.append(_planned(kind, cloud.traits, models, preset, rates, done=name in done))
-    return PreparedSweep(preset, plan_sweep(sweep_id, servers, preset.max_usd), models, types)
+    return PreparedSweep(preset, plan_sweep(sweep_id, servers, preset.max_usd), models, types, earlier)
 
 
 def _check_fit(cloud: Catalog, preset: Preset) -> None:
@@ -182,12 +189,12 @@ def _planned(
     )
 
 
-def _done(services: Services, sweep_id: str, models: Sequence[ModelSpec], preset: Preset, vendor: str) -> set[str]:
+def _done(
+    lake: Lake, sweep_id: str, models: Sequence[ModelSpec], preset: Preset, vendor: str, measured: Measured
+) -> set[str]:
     """Servers that need no further run: one has completed, or interrupted ones have measured every cell between
     them."""
-    lake = open_lake(lake_address(services.settings), documented=False)
     wanted = {Cell(m.name, step.task, step.n_tokens) for m in models for step in preset.ladder()}
-    measured = measured_cells(lake, sweep_id, vendor=vendor)
     whole = {server for server, cells in measured.items() if wanted <= set(cells)}
     return set(completed_servers(lake, sweep_id, vendor=vendor)) | whole
 
@@ -214,9 +221,7 @@ def boot_disk_bytes(models: Sequence[ModelSpec]) -> int:
     return math.ceil((SYSTEM_DISK_BYTES + sum(largest) * 1.1) / 1e9) * 10**9
 
 
-def run_plan(
-    prepared: PreparedSweep, server: PlannedServer, server_run_id: str, services: Services, urls: dict[str, str]
-) -> RunPlan:
+def run_plan(prepared: PreparedSweep, server: PlannedServer, server_run_id: str, urls: dict[str, str]) -> RunPlan:
     """What the agent on this server is told. `urls`: by model, for files that we serve ourselves."""
     preset, vendor = prepared.preset, server.offer.vendor
     specs = tuple(
@@ -225,9 +230,7 @@ def run_plan(
         else m
         for m in prepared.models
     )
-    lake = open_lake(lake_address(services.settings), documented=False)
-    earlier = measured_cells(lake, prepared.plan.sweep_id, vendor=vendor)
-    measured = earlier.get(server.offer.name, {})
+    measured = prepared.measured.get(vendor, {}).get(server.offer.name, {})
     return RunPlan(
         sweep_id=prepared.plan.sweep_id,
         server_run_id=server_run_id,

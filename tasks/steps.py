@@ -35,7 +35,14 @@ async def step(what: str, number: int) -> Any:
     return state
 
 
-class Bar:
+class QuietBar:
+    """A step that nobody is shown."""
+
+    def end(self, state: State[Any]) -> None:
+        """The step is over, in the state that fits."""
+
+
+class Bar(QuietBar):
     """One task run, begun now. It ends once; ends after the first are ignored."""
 
     def __init__(self, what: str) -> None:
@@ -59,12 +66,15 @@ class Bar:
 
 
 class Timeline:
-    """The bars of one server run."""
+    """The bars of one server run; none where `shown` is false."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, shown: bool = True) -> None:
+        self._shown = shown
         self._bars: list[Bar] = []
 
-    def begin(self, what: str) -> Bar:
+    def begin(self, what: str) -> QuietBar:
+        if not self._shown:
+            return QuietBar()
         bar = Bar(what)
         self._bars.append(bar)
         return bar
