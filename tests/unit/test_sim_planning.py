@@ -1,0 +1,133 @@
+"""Sweeps on simulated servers are planned, configured, timed and marked: no engine, no file, a clock of its own."""
+
+from __future__ import annotations
+
+import time
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.clouds.sim import SimCloud
+from tasks.domain.errors import ConfigError
+from tasks.engine import engine_for
+from tasks.maintenance import ensure_heartbeat, heartbeat_is_fresh, pass_of_the_reaper
+from tasks.planning import PreparedSweep, configure_vendors, prepare, run_plan
+from tasks.presets import Preset
+from tasks.settings import Settings
+from tasks.wiring import Services
+
+CHANGES: dict[str, Any] = {"seed": 3, "speedup": 3000, "faults": {"capacity": 0.5}}
+
+
+def preset(**changes: Any) -> Preset:
+    values: dict[str, Any] = {
+        "name": "mine",
+        "vendor": "sim",
+        "servers": ("c3a-8",),
+        "models": ("smollm-135m", "gemma-2b"),
+        "weights": "simulated",
+        "pp": (16,),
+        "tg": (16,),
+        "max_usd": Decimal(100),
+        "max_usd_per_server": Decimal(1),
+        "deadline_s": 3600,
+    }
+    return Preset(**{**values, **changes})
+
+
+@pytest.fixture
+def services(tmp_path: Path) -> Services:
+    return Services(Settings(home=tmp_path / "home", cache=tmp_path / "cache"))
+
+
+def planned(services: Services, wanted: Preset) -> PreparedSweep:
+    return prepare(wanted, services, engine_for(wanted.weights, services.settings.cache_dir))
+
+
+def test_planning_builds_and_makes_nothing(services: Services, tmp_path: Path) -> None:
+    prepared = planned(services, preset())
+    assert [s.offer.name for s in prepared.to_run()] == ["c3a-8"]
+    assert not (tmp_path / "home" / "sim").exists() and not (tmp_path / "cache").exists()
+    plan = run_plan(prepared, prepared.to_run()[0], "run-1", {})
+    assert [m.weights for m in plan.models] == ["simulated", "simulated"]
+    assert all(m.bytes > 0 and m.urls[0].startswith("https://models.invalid/") for m in plan.models)
+
+
+def test_a_count_takes_that_many_spread_over_the_catalogue(services: Services) -> None:
+    names = [s.offer.name for s in planned(services, preset(servers=("*:500",))).plan.servers]
+    assert len(set(names)) == 500
+    assert {name[0] for name in names} >= set("bcgmxz") and any("x" in name.split("-")[0][1:] for name in names)
+    assert names == [s.offer.name for s in planned(services, preset(servers=("*:500",))).plan.servers]
+    arm = planned(services, preset(servers=("c3r-*:3", "c3a-8"))).plan.servers
+    assert [s.offer.name[:4] for s in arm] == ["c3r-", "c3r-", "c3r-", "c3a-"]
+    assert len(planned(services, preset(servers=("h200x8-*:1000",))).plan.servers) == 5, "all where there are no more"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"weights": "random"}, "weights: simulated"),
+        ({"weights": "real"}, "weights: simulated"),
+        ({"vendor": "local", "servers": ()}, "weights: real or random"),
+        ({"vendor_options": {"fualts": 0.1}}, "faults"),
+        ({"vendor_options": {"faults": {"capcity": 0.1}}}, "capacity"),
+        ({"servers": ("c3a-7",)}, "sells no"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_starts(
+    services: Services, changes: dict[str, Any], said: str
+) -> None:
+    wanted = preset(**changes)
+    with pytest.raises(ConfigError) as refused:
+        prepare(wanted, services, engine_for("simulated", services.settings.cache_dir))
+    assert said in str(refused.value)
+
+
+def test_options_are_for_vendors_that_take_them(services: Services) -> None:
+    wanted = preset(vendor="local", servers=(), weights="real", vendor_options={"seed": 1})
+    with pytest.raises(ConfigError, match="takes no vendor_options"):
+        prepare(wanted, services, engine_for("simulated", services.settings.cache_dir))
+
+
+def test_the_presets_options_hold_for_every_process(services: Services) -> None:
+    prepared = planned(services, preset(vendor_options=CHANGES))
+    configure_vendors(prepared, services)
+    other = Services(services.settings).cloud("sim")
+    assert isinstance(other, SimCloud)
+    assert (other.options.seed, other.options.faults) == (3, {"capacity": 0.5})
+    assert other.clock.real_s(3000.0) == 1.0
+    configure_vendors(planned(services, preset(vendor_options={"speedup": 3000})), services)
+    assert other.options.faults == {}, "a preset without faults has none, whatever was before"
+
+
+def test_environment_variables_are_beneath_the_preset(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKENSWEEP_SIM_SEED", "77")
+    monkeypatch.setenv("TOKENSWEEP_SIM_FAULTS", "0.25")
+    cloud = services.cloud("sim")
+    assert isinstance(cloud, SimCloud)
+    cloud.configure({"seed": 5})
+    assert cloud.options.seed == 5 and cloud.options.faults["quota"] == 0.25
+
+
+def test_the_simulated_cloud_is_listed_once_it_was_used(services: Services) -> None:
+    assert [cloud.vendor for cloud in services.clouds() if cloud.vendor == "sim"] == []
+    pass_of_the_reaper(services, vendors=("sim",), prove_s=0)
+    assert [cloud.vendor for cloud in Services(services.settings).clouds() if cloud.vendor == "sim"] == ["sim"]
+
+
+def test_ledger_heartbeat_and_deadlines_go_by_the_vendors_clock(services: Services) -> None:
+    configure_vendors(planned(services, preset(vendor_options={"speedup": 10_000})), services)
+    clock = services.clock("sim")
+    clock.sleep(5000.0)
+    ahead_s = clock.now() - time.time()
+    assert ahead_s > 4000
+    ensure_heartbeat(services, "sim")
+    beat_unix_s = services.ledger.last_beat("sim")
+    assert beat_unix_s is not None and beat_unix_s - time.time() > 3000
+    clock.sleep(200.0)
+    assert not heartbeat_is_fresh(services, "sim")
+    timed = services.ledger_of("sim")
+    assert timed.now() - time.time() > 4000 and abs(services.ledger.now() - time.time()) < 60
+    assert abs(services.ledger_of("local").now() - time.time()) < 60
