@@ -113,23 +113,46 @@ def predict(view: RunView, cell: Cell, prior: Prior, quantile: float = QUANTILES
 def _from_length(
     view: RunView, cell: Cell, shorter: Cell, measured: Speed, prior: Prior, quantile: float
 ) -> Prediction:
+    """Step by step over the ladder's lengths; the ends of the interval add up, which errs on the wide side."""
     level = math.log(measured.best_tok_per_s)
-    ratio = _ratio_of_smaller(view, cell, shorter)
+    ends = [0.0, 0.0, 0.0]  # low, high, optimistic, around `level`
+    names = []
+    steps = [c for c in reversed(view.shorter(cell)) if c.n_tokens >= shorter.n_tokens] + [cell]
+    for there, here in zip(steps, steps[1:]):
+        found = _step(view, here, there, level, prior)
+        if found is None:
+            factor = _bracket_factor(view, cell, shorter)
+            return _bracket(measured.median_tok_per_s, 0.5, factor ** (len(steps) - 1), shorter)
+        name, change, rule = found
+        at = dict(zip(QUANTILES, rule.residuals[spread_class(measured.spread)]))
+        level += change + at[0.5]
+        ends = [end + at[q] - at[0.5] for end, q in zip(ends, (0.05, 0.95, quantile))]
+        names.append(name)
+    low, high, optimistic = (math.exp(level + end) for end in ends)
+    return Prediction(math.exp(level), low, high, optimistic, shorter, ", ".join(names))
+
+
+def _step(view: RunView, here: Cell, there: Cell, level: float, prior: Prior) -> Optional[Tuple[str, float, Rule]]:
+    """The rule for one step, with the smaller model's ratio where both are to be had, and the change of log speed."""
+    ratio = _ratio_of_smaller(view, here, there)
     if ratio is not None:
-        name = length_rule(view.has_gpu, cell.task, shorter.n_tokens, cell.n_tokens, True)
+        name = length_rule(view.has_gpu, here.task, there.n_tokens, here.n_tokens, True)
         rule = prior.rules.get(name)
         if rule is not None:
             a, b, c = rule.coefficients
-            return _predicted(level + a + b * level + c * ratio, rule, measured, quantile, shorter, name)
-    name = length_rule(view.has_gpu, cell.task, shorter.n_tokens, cell.n_tokens, False)
+            return name, a + b * level + c * ratio, rule
+    name = length_rule(view.has_gpu, here.task, there.n_tokens, here.n_tokens, False)
     rule = prior.rules.get(name)
-    if rule is not None:
-        a, b = rule.coefficients
-        return _predicted(level + a + b * level, rule, measured, quantile, shorter, name)
-    high = TG_LENGTH_FACTOR if cell.task == TG else PP_LENGTH_FACTOR_CPU
-    if cell.task != TG and view.has_gpu:
-        high = cell.n_tokens / shorter.n_tokens
-    return _bracket(measured.median_tok_per_s, 0.5, high, shorter)
+    if rule is None:
+        return None
+    a, b = rule.coefficients
+    return name, a + b * level, rule
+
+
+def _bracket_factor(view: RunView, cell: Cell, shorter: Cell) -> float:
+    if cell.task == TG:
+        return TG_LENGTH_FACTOR
+    return cell.n_tokens / shorter.n_tokens if view.has_gpu else PP_LENGTH_FACTOR_CPU
 
 
 def _ratio_of_smaller(view: RunView, cell: Cell, shorter: Cell) -> Optional[float]:
