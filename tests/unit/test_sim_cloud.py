@@ -16,7 +16,7 @@ import pytest
 
 from tasks.clouds.base import OWNER, OWNER_TAG, CreateSpec, ErrorKind, Resource
 from tasks.clouds.request import region_of
-from tasks.clouds.sim import CLOUD_FAULTS, SimCloud, SimOptions, catalog, parse_options
+from tasks.clouds.sim import CLOUD_FAULTS, FAULTS, SimCloud, SimOptions, catalog, parse_options
 from tasks.clouds.sim.errors import CODES, SimApiError, classify
 from tasks.domain.errors import ConfigError
 from tests.emulators.sim_world import SERVER_TYPE, SimWorld, StillClock, open_world
@@ -412,6 +412,14 @@ def test_options_are_checked() -> None:
     ):
         with pytest.raises(ConfigError, match=said):
             parse_options(wrong)
+
+
+def test_every_class_of_faults_is_in_the_docs() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "sim.md").read_text()
+    for fault, meaning in FAULTS.items():
+        assert f"| `{fault}` | {meaning} |" in text
+    for option in SimOptions().to_dict():
+        assert f"`{option}`" in text
 
 
 def test_the_catalogue_is_large_and_always_the_same() -> None:
