@@ -113,9 +113,9 @@ class Folder(MutableMapping[str, Thing]):
 @dataclass
 class MemoryCloud:
     """stock: servers left per place (absent: no end). faults: per method ("": any), one taken by each call. lies: how
-    often `get` denies what exists. unreachable: places whose listing fails. stuck: names whose delete is accepted and
-    ignored. surviving: kinds that outlive their server. double: a create makes two servers, as an SDK that sends again
-    does."""
+    often `get` denies what exists. unreachable: places whose listing fails. dark: places that answer that there is
+    nothing, and whose listing fails. stuck: names whose delete is accepted and ignored. surviving: kinds that outlive
+    their server. double: a create makes two servers, as an SDK that sends again does."""
 
     now: Callable[[], float]
     vendor: str = "memory"
@@ -131,6 +131,7 @@ class MemoryCloud:
     faults: dict[str, deque[Fault]] = field(default_factory=dict)
     lies: int = 0
     unreachable: set[str] = field(default_factory=set)
+    dark: set[str] = field(default_factory=set)
     stuck: set[str] = field(default_factory=set)
     surviving: set[str] = field(default_factory=set)
     double: bool = False
@@ -224,7 +225,7 @@ class MemoryCloud:
         for thing in list(self.things.values()):
             by_id = ref.cloud_id and thing.id == ref.cloud_id
             by_name = not ref.cloud_id and thing.kind == "server" and (thing.name, thing.place) == (ref.name, ref.place)
-            if (by_id or by_name) and self._shown(thing, behind=False):
+            if (by_id or by_name) and thing.place not in self.dark and self._shown(thing, behind=False):
                 if self.lies:
                     self.lies -= 1
                     return self._end("get", fault, None)
@@ -233,27 +234,27 @@ class MemoryCloud:
 
     def list_owned(self) -> Listing:
         fault = self._begin("list_owned")
+        failing = self.unreachable | self.dark
         shown = [
             self._resource(thing)
             for thing in list(self.things.values())
-            if thing.tags.get(OWNER_TAG) == OWNER
-            and thing.place not in self.unreachable
-            and self._shown(thing, behind=True)
+            if thing.tags.get(OWNER_TAG) == OWNER and thing.place not in failing and self._shown(thing, behind=True)
         ]
         listing = Listing(
             vendor=self.vendor,
             resources=tuple(shown),
-            complete=not self.unreachable,
+            complete=not failing,
             read_unix_s=self.now(),
-            places=tuple(place for place in self.places if place not in self.unreachable),
-            problems=tuple(f"{place} cannot be reached" for place in sorted(self.unreachable)),
+            places=tuple(place for place in self.places if place not in failing),
+            problems=tuple(f"{place} cannot be reached" for place in sorted(failing)),
         )
         return self._end("list_owned", fault, listing)
 
     def delete(self, ref: Ref) -> None:
         fault = self._begin("delete")
         thing = self.things.get(ref.cloud_id)
-        if thing is not None and thing.exists(self.now()) and thing.name not in self.stuck:
+        deaf = thing is None or thing.name in self.stuck or thing.place in self.dark
+        if thing is not None and thing.exists(self.now()) and not deaf:
             ends_unix_s = self.now() + self.delete_s
             for other in list(self.things.values()):
                 goes_along = other.parent == thing.id and other.kind not in self.surviving

@@ -93,6 +93,9 @@ class Interleavings(RuleBasedStateMachine):
         existing = {thing.id for thing in self.cloud.existing("server")}
         return existing & {x.resource.cloud_id for x in self.live.values() if x.row.deadline_unix_s > now_unix_s + 600}
 
+    def _there(self) -> set[str]:
+        return {thing.id for thing in self.cloud.existing(ours=False)}
+
     # Controllers
 
     @rule(
@@ -188,37 +191,58 @@ class Interleavings(RuleBasedStateMachine):
             lambda: self.stage.reap(trap=trap, ahead_s=ahead_s, prove_s=prove_s, expired_only=expired_only, force=force)
         )
         assert not trap.dead or isinstance(end, Death), "its death was swallowed"
-        assert self.forgotten or alive <= self._alive(ahead_s) | self.stripped, "a server in use was deleted"
+        assert self.forgotten or alive <= self._there(), "a server in use was deleted"
 
     @rule()
     def two_reapers(self) -> None:
         self._did("two reapers")
         alive = self._alive()
         self.stage.two_reapers()
-        assert self.forgotten or alive <= self._alive() | self.stripped, "a server in use was deleted"
+        assert self.forgotten or alive <= self._there(), "a server in use was deleted"
+
+    @precondition(lambda self: not self.forgotten)
+    @rule(ahead_s=clocks)
+    def somebody_creates_while_a_reaper_lists(self, ahead_s: float) -> None:
+        """On another host, so that only the ledger can say that the server is in use."""
+        self._did("create during a listing")
+        n_left, run = 1, "run-meanwhile"
+
+        def create(point: str) -> None:
+            nonlocal n_left
+            if point == "list_owned before" and n_left:
+                n_left = 0
+                ended(lambda: self.live.update({run: self.stage.create(run, Trap(), ELSEWHERE)}))
+
+        if run in self.live:
+            return
+        self.cloud.on_call = create
+        self.stage.reap(ahead_s=ahead_s, prove_s=0)
+        self.cloud.on_call = lambda point: None
+        if run in self.live and run not in self._marked():
+            (server,) = [t for t in self.cloud.things.values() if t.id == self.live[run].resource.cloud_id]
+            assert server.exists(self.stage.world.now()), "a server was deleted that the ledger tells of"
+
+    def _marked(self) -> set[str]:
+        open_rows = self.stage.ledger.open_rows()
+        return {row.server_run_id for row in open_rows if row.state is ResourceState.DELETING}
 
     # Ledgers
-
-    @precondition(lambda self: not self.stripped)
-    @rule()
-    def lose_the_ledger(self) -> None:
-        self._did("lost ledger")
-        self.stage.lose_ledger()
-        self.forgotten = True
-        self.live.clear()
-        self.stage.reap(prove_s=0)
 
     @rule()
     def back_up(self) -> None:
         self.stage.back_up()
 
     @precondition(lambda self: not self.stripped)
-    @rule()
-    def restore_an_old_backup(self) -> None:
-        self._did("restored backup")
-        self.stage.restore()
+    @rule(restored=st.booleans())
+    def forget(self, restored: bool) -> None:
+        """The ledger is lost, or an old copy is put in its place. The controllers that live go on."""
+        self._did("restored backup" if restored else "lost ledger")
+        if restored:
+            self.stage.restore()
+        else:
+            self.stage.lose_ledger()
+            self.stage.reap(prove_s=0)
         self.forgotten = True
-        self.live.clear()
 
     # The vendor
 
@@ -231,6 +255,12 @@ class Interleavings(RuleBasedStateMachine):
     def show_a_part(self, place: str) -> None:
         self._did("partial listing")
         self.cloud.unreachable = {place}
+
+    @rule(place=st.sampled_from(["north-1a", "south-1a"]))
+    def lose_a_region(self, place: str) -> None:
+        """It answers that there is nothing; only its listing says that it fails."""
+        self._did("dark region")
+        self.cloud.dark = {place}
 
     @rule()
     def lie(self) -> None:
@@ -261,6 +291,7 @@ class Interleavings(RuleBasedStateMachine):
     def _mend(self) -> None:
         self.cloud.faults.clear()
         self.cloud.unreachable.clear()
+        self.cloud.dark.clear()
         self.cloud.stuck.clear()
         self.cloud.stock.clear()
         self.cloud.lies = 0

@@ -22,7 +22,7 @@ from tasks.clouds.request import Draft, LiveServer, ServerRequest
 from tasks.clouds.sending import CreateLimits
 from tasks.domain.errors import CleanupError, TokensweepError
 from tasks.domain.lifecycle import ResourceState
-from tasks.domain.reaping import DEFAULT_RULES, TERMINATED, Liveness, Rules
+from tasks.domain.reaping import DEFAULT_RULES, SERVER, TERMINATED, Liveness, Rules
 from tasks.ledger import RunState, liveness
 from tasks.reaper import ReapReport, leaks, reap
 from tests.chaos.trap import Death, MortalLedger, Point, Trap, TrappedCloud, sqlite_of, trapped_http
@@ -213,9 +213,19 @@ class Stage:
             return self.world.now() + ahead_s
 
         if trap is None:
-            return reap([self.world.cloud], ledger, now, self.world.sleep, **options)
-        with self.trapped(trap):
-            return reap([self.cloud_of(trap)], ledger, now, self.world.sleep, **options)
+            report = reap([self.world.cloud], ledger, now, self.world.sleep, **options)
+        else:
+            with self.trapped(trap):
+                report = reap([self.cloud_of(trap)], ledger, now, self.world.sleep, **options)
+        self.check_gone()
+        return report
+
+    def check_gone(self) -> None:
+        """GONE is a proof. Two reapers whose clocks differ by an hour may be wrong for a while; nobody else may."""
+        gone = {row.cloud_id for row in self.ledger.rows() if row.state is ResourceState.GONE}
+        wrong = [x.name for x in self.world.existing() if x.kind == SERVER and x.cloud_id in gone]
+        if wrong and not self.skew_s:
+            self.violations.append(f"GONE in the ledger, and there: {', '.join(wrong)}")
 
     def two_reapers(self) -> None:
         """One starts while the other is in the middle of its pass."""
