@@ -12,7 +12,7 @@ import requests
 from hcloud import APIException
 from hcloud.actions import ActionFailedException
 from hcloud.actions.domain import Action
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.clouds.base import OWNER, OWNER_TAG, ErrorKind, Ref, Scope
@@ -195,6 +195,15 @@ def test_everything_of_ours_is_listed_over_many_pages(world: HetznerWorld) -> No
     assert len(project.alive("volumes")) == 65
 
 
+def test_an_address_without_labels_is_listed_with_its_server(world: HetznerWorld) -> None:
+    world.plant(Fault("PUT /primary_ips", times=10**6))
+    made = world.cloud.create(spec_of(world))
+    (ip,) = world.emulator.project.alive("primary_ips")
+    assert ip.labels == {}
+    listed = [resource for resource in world.cloud.list_owned().resources if resource.kind == "ip"]
+    assert [(resource.cloud_id, resource.tags) for resource in listed] == [(f"primary_ip/{ip.id}", made.tags)]
+
+
 def test_what_goes_between_two_pages_hides_nothing(world: HetznerWorld) -> None:
     project = world.emulator.project
     volumes = [project.add("volumes", f"v{number}", "fsn1", {OWNER_TAG: OWNER}) for number in range(60)]
@@ -292,6 +301,7 @@ def test_a_source_that_is_no_network_is_refused(world: HetznerWorld) -> None:
 # -- labels --
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.from_regex(r"[a-z][a-z0-9-]{0,30}[a-z0-9]", fullmatch=True), st.text(max_size=12)))
 def test_tags_come_back_as_they_went(tags: dict[str, str]) -> None:
     labels = to_labels(tags)

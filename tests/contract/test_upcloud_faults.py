@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 import pytest
 import requests
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from upcloud_api import UpCloudAPIError
 
@@ -297,6 +297,7 @@ def test_nftables_understands_the_firewall() -> None:
 # -- labels --
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(st.from_regex(r"[a-z][a-z0-9-]{1,30}", fullmatch=True), st.text("abcXYZ019 =-_.:/", max_size=60))
 )
