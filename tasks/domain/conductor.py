@@ -163,7 +163,6 @@ class Conductor:
         if not self.probed:
             return []
         out: list[act.Action] = []
-        self.view.is_downloading = any(m.is_moving for m in self.run.models)
         self._judge_bench(out)
         self._start_bench(out)
         guarded = self._guarded()

@@ -38,8 +38,7 @@ class DynamicPolicy:
     hopeless_slack: of the first run of a cell of which nothing can be predicted; least_slack: of the first run
         of any. budget_slack: of the whole cell.
     hope: share of the predicted speed that the runs to come are trusted with, against what the first ones show, until
-        patient_samples are there. busy_hope, busy_slack: the same while a download moves, which makes runs slow
-        that are fast when it has ended.
+        patient_samples are there.
     load_floor_bytes_per_s: a load slower than this is given up, unless it is within load_slack times the budget of
         the cell that waits for it.
     least_saving_s: cells that cost little take all their repeats; they are what later predictions rest on.
@@ -58,11 +57,9 @@ class DynamicPolicy:
     optimism: float = 0.998
     hopeless_slack: float = 1.25
     least_slack: float = 1.05
-    busy_slack: float = 1.5
     budget_slack: float = 1.0
     patient_samples: int = 3
     hope: float = 0.9
-    busy_hope: float = 1.1
     load_floor_bytes_per_s: float = 100e6
     load_slack: float = 1.5
     download_wait_s: float = 900.0
@@ -159,7 +156,7 @@ class DynamicPolicy:
             prediction = predict(view, cell, self.prior)
             view.memo[cell] = 0.0 if prediction is None else cell.n_tokens / prediction.tok_per_s
         expected_s: float = view.memo[cell]
-        return expected_s / (self.busy_hope if view.is_downloading else self.hope)
+        return expected_s / self.hope
 
     def _stop_at_s(self, view: RunView, bench: BenchView, cell: Cell) -> float:
         """When the cell falls out of its budget even if every run that is left goes well."""
@@ -180,8 +177,7 @@ class DynamicPolicy:
         projected_s = began_s + budget_s * self.budget_slack - n_left * best_s
         if k:
             return projected_s if current_s + best_s <= projected_s else NOW
-        slack = self.busy_slack if view.is_downloading else self.least_slack
-        return max(projected_s, current_s + budget_s / n_runs * slack)
+        return max(projected_s, current_s + budget_s / n_runs * self.least_slack)
 
     def judge_running(self, view: RunView, bench: BenchView) -> Verdict:
         cell = bench.current

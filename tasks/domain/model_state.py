@@ -31,11 +31,6 @@ class ModelState:
     kills: int = 0
     progress_at_s: float = 0.0
 
-    @property
-    def is_moving(self) -> bool:
-        """Whether its bytes come in now."""
-        return self.stage is Stage.DOWNLOADING and self.download is not None and not self.download.paused
-
     def begin_download(self, now_s: float) -> None:
         self.stage = Stage.DOWNLOADING
         self.download = DownloadView(self.spec.name, self.spec.planned_bytes, started_s=now_s)

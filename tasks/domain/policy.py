@@ -97,7 +97,6 @@ class RunView:
     headers: dict[str, GgufHeader] = field(default_factory=dict)
     load_s: dict[str, float] = field(default_factory=dict)
     finished_downloads: list[DownloadView] = field(default_factory=list)
-    is_downloading: bool = False
 
     def __post_init__(self) -> None:
         self._steps = {(s.task, s.n_tokens): s for s in self.plan.ladder}

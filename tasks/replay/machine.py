@@ -78,12 +78,14 @@ class Playback:
         headers: dict[str, GgufHeader],
         guard: str = "off",
         max_usd: float | None = None,
+        plan: RunPlan | None = None,
     ) -> None:
+        """`plan`: another one than `plan_of` makes; its models are those of the record."""
         self.run_record = run
         self.truth = truth
         self.harness = harness
         self.headers = headers
-        self.conductor = Conductor(plan_of(run, policy.name, guard, max_usd), policy)
+        self.conductor = Conductor(plan or plan_of(run, policy.name, guard, max_usd), policy)
         self.now_s = run.head_s
         self._models = {m.name: m for m in run.models}
         self._probed_models: set[str] = set()
@@ -95,6 +97,7 @@ class Playback:
         self._progress_s = 0.0
         self._doing: tuple[str, Cell | None] = (WAIT, None)
         self.spent_s: dict[tuple[str, Cell | None], float] = {}
+        self.decisions: list[act.Decision] = []
         self.most_ahead_bytes = 0
 
     def play(self) -> tuple[CellResult, ...]:
@@ -108,6 +111,7 @@ class Playback:
             while actions := conductor.next(self.now_s):
                 for action in actions:
                     self._carry_out(action)
+            self.decisions += conductor.drain_decisions()
             if conductor.finished:
                 return conductor.results()
             self._step()

@@ -2,7 +2,8 @@
 """Stands in for llama-bench where a test needs it to fail: same arguments, same output, and faults on order.
 
 FAKE_BENCH is a JSON list of one object for each process, used in turn (the last one for ever):
-{"load_s", "repeat_s", "garbage": bool, "fault": {"cell": index, "repeat": k, "do": "exit"|"signal"|"say"|"hang", ...}}.
+{"load_s", "repeat_s", "garbage": bool, "samples_s": {"pp16": [...]},
+"models": {file stem: such an object}, "fault": {"cell": index, "repeat": k, "do": "exit"|"signal"|"say"|"hang", ...}}.
 """
 
 import argparse
@@ -48,6 +49,7 @@ def main():
     parser.add_argument("-v", action="store_true")
     args = parser.parse_args()
     run = script()
+    run = run.get("models", {}).get(Path(args.m).stem, run)
     tests = [(int(p), 0) for p in args.p.split(",") if p != "0"] + [(0, int(n)) for n in args.n.split(",") if n != "0"]
     fault = run.get("fault", {})
     if not Path(args.m).read_bytes().startswith(b"GGUF"):
@@ -61,13 +63,17 @@ def main():
                 do_fault(fault)
             time.sleep(run.get("load_s", 0.01))
         say(f"{mark} warmup {'prompt' if n_prompt else 'generation'} run")
+        played = run.get("samples_s", {}).get(f"pp{n_prompt}" if n_prompt else f"tg{n_gen}")
+        if played:
+            time.sleep(played[0] if n_prompt else played[0] / n_gen)
         samples = []
         for k in range(args.r):
             say(f"{mark} {'prompt' if n_prompt else 'generation'} run {k + 1}/{args.r}")
             if fault.get("cell") == i and fault.get("repeat", 1) == k + 1:
                 do_fault(fault)
-            time.sleep(run.get("repeat_s", 0.01))
-            samples.append(int(run.get("repeat_s", 0.01) * 1e9) + k)
+            repeat_s = played[k % len(played)] if played else run.get("repeat_s", 0.01)
+            time.sleep(repeat_s)
+            samples.append(int(repeat_s * 1e9) + k)
         if run.get("garbage"):
             sys.stdout.write("~~ not a row ~~\n")
             sys.stdout.write(f'{{"n_prompt": {n_prompt}, "n_gen": {n_gen}, "samples_ns": []}}\n')
