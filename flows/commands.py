@@ -102,7 +102,7 @@ def show_status(settings: Settings, sweep_id: str, as_json: bool) -> None:
             }
         )
         return
-    render.status(runs, spending, alive)
+    render.status(runs, spending, alive, services.now)
 
 
 def show_decisions(settings: Settings, server: str, model: str, sweep_id: str, as_json: bool) -> None:

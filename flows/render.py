@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 from typing import Any
@@ -225,7 +225,10 @@ def _footer(services: Any, result: Any, rows: Sequence[Mapping[str, Any]]) -> No
     hint('tokensweep query "SELECT * FROM v_speed"')
 
 
-def status(runs: Sequence[Any], spending: Mapping[str, Any], alive: Sequence[Any]) -> None:
+def status(
+    runs: Sequence[Any], spending: Mapping[str, Any], alive: Sequence[Any], now: Callable[[str], float]
+) -> None:
+    """now: the time by the clock of a vendor."""
     if not runs:
         out.print("No sweep has been started yet.")
         hint("tokensweep plan")
@@ -234,8 +237,8 @@ def status(runs: Sequence[Any], spending: Mapping[str, Any], alive: Sequence[Any
     for name in ("sweep", "server", "state", "started", "seconds", "controller"):
         table.add_column(name)
     for r in runs:
-        seconds = (r.ended_unix_s or time.time()) - r.started_unix_s
-        started = humanize.naturaltime(time.time() - r.started_unix_s)
+        seconds = (r.ended_unix_s or now(r.vendor)) - r.started_unix_s
+        started = humanize.naturaltime(now(r.vendor) - r.started_unix_s)
         table.add_row(r.sweep_id, r.server, r.state.value, started, f"{seconds:.0f}", f"pid {r.pid} on {r.host}")
     out.print(table)
     for sweep_id, money in spending.items():

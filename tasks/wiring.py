@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -119,6 +120,10 @@ class Services:
     def clock(self, vendor: str) -> Clock:
         """By which the vendor's deadlines, ages and bills go."""
         return clock_of(self.cloud(vendor))
+
+    def now(self, vendor: str) -> float:
+        """By the vendor's clock; for showing ages, so no account is opened for it."""
+        return self.clock(vendor).now() if vendor in IN_HOME else time.time()
 
     def ledger_of(self, vendor: str) -> Ledger:
         """The ledger, timed by the vendor's clock."""
