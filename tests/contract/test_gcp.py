@@ -79,6 +79,7 @@ def test_a_name_that_is_taken_exists_and_is_not_touched(world: GcpWorld) -> None
     found = world.cloud.classify(refused.value)
     assert (found.kind, found.may_exist, found.code) == (ErrorKind.EXISTS, True, "alreadyExists")
     world.cloud.delete(Ref(vendor="gcp", place=spec.place, name=spec.name))
+    world.sleep(60)
     assert [thing.name for thing in world.existing()] == [spec.name]
 
 
@@ -135,6 +136,8 @@ def test_what_the_user_data_says_reaches_the_machine() -> None:
         ("c4a-standard-2", {"arch": "aarch64"}, "ubuntu-2404-lts-arm64", "hyperdisk-balanced"),
         ("t2a-standard-1", {"arch": "arm64"}, "ubuntu-2404-lts-arm64", "pd-balanced"),
         ("g2-standard-4", {"gpus": 1}, "ubuntu-accelerator-2404-amd64-with-nvidia-580", "pd-balanced"),
+        ("a3-highgpu-1g", {"gpus": 1}, "ubuntu-accelerator-2404-amd64-with-nvidia-580", "hyperdisk-balanced"),
+        ("x9-metal", {}, "ubuntu-2404-lts-amd64", "hyperdisk-balanced"),
     ],
 )
 def test_image_and_disk_fit_the_machine(
@@ -248,6 +251,9 @@ def test_an_accepted_server_that_cannot_be_read_yet_is_pending() -> None:
             found = cloud.get(made.ref())
             assert found is not None
             assert (found.state, found.cloud_id) == ("pending", made.cloud_id)
+            with pytest.raises(Exception) as not_yet:
+                cloud.delete(made.ref())
+            assert cloud.classify(not_yet.value).kind is ErrorKind.DELETE_BLOCKED
         world.sleep(30)
         assert until_running(world, made.ref()).cloud_id == made.cloud_id
 
@@ -304,8 +310,15 @@ def test_a_rule_that_another_one_makes_at_the_same_time_is_no_error(world: GcpWo
     assert len(asked_for(world, "firewalls")) == 2
 
 
-def test_networks_without_an_ipv4_address_are_refused_before_anything_is_made(world: GcpWorld) -> None:
-    with pytest.raises(ConfigError, match="IPv4"):
-        world.cloud.create(spec_for(world, ssh_sources=("2001:db8::/64",)))
+def test_what_cannot_be_asked_for_is_refused_before_anything_is_made(world: GcpWorld) -> None:
+    for changes, said in (
+        ({"ssh_sources": ("2001:db8::/64",)}, "IPv4"),
+        ({"ssh_sources": ("somewhere",)}, "somewhere"),
+        ({"arch": "riscv64"}, "riscv64"),
+    ):
+        with pytest.raises(ConfigError, match=said) as refused:
+            world.cloud.create(spec_for(world, **changes))
+        found = world.cloud.classify(refused.value)
+        assert (found.kind, found.may_exist) == (ErrorKind.UNSUPPORTED, False)
     assert world.existing() == []
-    assert asked_for(world, "firewalls") == []
+    assert "instances.insert" not in world.calls()

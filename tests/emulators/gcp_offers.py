@@ -52,13 +52,14 @@ MACHINE_TYPES = {
         MachineType("t2a-standard-1", 1, 4096, arch="ARM64", zones=ZONES[:2]),
         MachineType("g2-standard-4", 4, 16_384, gpu="nvidia-l4", gpus=1, zones=(ZONES[0], ZONES[2])),
         MachineType("a3-highgpu-1g", 26, 239_616, gpu="nvidia-h100-80gb", gpus=1, ssd_partitions=2, zones=ZONES[:1]),
-        MachineType("x9-metal-8", 8, 65_536, zones=ZONES[:1]),  # so new that it has no price yet
+        MachineType("x9-metal", 8, 65_536, zones=ZONES[:1]),  # so new that it has no price yet
     )
 }
 
 ACCELERATOR_TYPES = {"nvidia-l4": "NVIDIA L4", "nvidia-h100-80gb": "NVIDIA H100 80GB", "nvidia-tesla-t4": "NVIDIA T4"}
 
 HYPERDISK_ONLY = ("n4", "n4d", "c4a", "x9")
+ANY_DISK = ("a3",)
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,8 @@ IMAGES = {
     for image in (
         Image("ubuntu-os-cloud", "ubuntu-2404-lts-amd64", "X86_64", 10),
         Image("ubuntu-os-cloud", "ubuntu-2404-lts-arm64", "ARM64", 10),
-        Image("ubuntu-os-accelerator-images", "ubuntu-accelerator-2404-amd64-with-nvidia-580", "X86_64", 20),
-        Image("ubuntu-os-accelerator-images", "ubuntu-accelerator-2404-arm64-with-nvidia-580", "ARM64", 20),
+        Image("ubuntu-os-accelerator-images", "ubuntu-accelerator-2404-amd64-with-nvidia-580", "X86_64", 30),
+        Image("ubuntu-os-accelerator-images", "ubuntu-accelerator-2404-arm64-with-nvidia-580", "ARM64", 30),
     )
 }
 

@@ -128,7 +128,7 @@ def _check_disks(project: str, zone: str, body: Json, kind: offers.MachineType) 
     name = disk_type.rpartition("/")[2]
     if disk_type != f"zones/{zone}/diskTypes/{name}":
         raise RefusedRequest(404, "notFound", f"The resource 'projects/{project}/{disk_type}' was not found")
-    if name.startswith("pd-") == (kind.family in offers.HYPERDISK_ONLY):
+    if kind.family not in offers.ANY_DISK and name.startswith("pd-") == (kind.family in offers.HYPERDISK_ONLY):
         raise RefusedRequest(
             400, "badRequest", f"[{name}] features are not compatible for creating instance of type {kind.name}."
         )

@@ -14,10 +14,6 @@ from tasks.clouds.gcp.clients import Clients
 from tasks.clouds.gcp.prices import SOURCE, Rates, Shape, read_rates
 from tasks.clouds.gcp.resources import VENDOR, last_segment
 
-USD = "USD"
-NO_CURRENCY = ""
-"""Of a type without a price: nothing can be reserved for it, so nothing can be planned with it."""
-
 _NANO_USD = Decimal("1e-9")
 _ARCHES = {"X86_64": "x86_64", "ARM64": "aarch64"}
 
@@ -97,15 +93,14 @@ def _gpu_models(clients: Clients, project: str) -> dict[str, str]:
 
 
 def _server_type(sold: _Sold, rates: Rates, gpu_models: dict[str, str], read_unix_s: float) -> ServerType:
-    """With the zones that have a price, cheapest first. Without any, it says so in `price_source`, and has a price of 0
-    in no currency, which nothing is planned with."""
+    """With the zones that have a price, cheapest first. Without any it has no places, so that nothing is planned with
+    it, and `price_source` says what is missing."""
     shape = sold.shape
     by_region = {region: rates.price(shape, region) for region in {region_of(zone) for zone in sold.zones}}
     spot = {region: rates.price(shape, region, spot=True) for region in by_region}
     prices = {zone: usd for zone in sold.zones if isinstance(usd := by_region[region_of(zone)], Decimal)}
     spot_prices = {zone: usd for zone in prices if isinstance(usd := spot[region_of(zone)], Decimal)}
     why_none = next((why for _, why in sorted(by_region.items()) if isinstance(why, str)), "")
-    places = sorted(prices, key=lambda zone: (prices[zone], zone)) or sorted(sold.zones)
     return ServerType(
         vendor=VENDOR,
         name=shape.name,
@@ -113,9 +108,9 @@ def _server_type(sold: _Sold, rates: Rates, gpu_models: dict[str, str], read_uni
         memory_bytes=shape.memory_mib * 2**20,
         disk_bytes=0,
         arch=sold.arch,
-        places=tuple(places),
+        places=tuple(sorted(prices, key=lambda zone: (prices[zone], zone))),
         price_per_hour=_rounded(min(prices.values(), default=Decimal(0))),
-        currency=USD if prices else NO_CURRENCY,
+        currency="USD",
         price_source=f"{SOURCE}, in effect since {rates.effective[:10]}" if prices else f"none: {why_none}",
         price_read_unix_s=read_unix_s,
         gpus=shape.gpus,

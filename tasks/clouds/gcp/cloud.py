@@ -35,6 +35,8 @@ from tasks.clouds.gcp.operations import Operations
 from tasks.clouds.guest import USERNAME
 from tasks.domain.errors import ConfigError
 
+_DEFAULT_SERVER_TYPES = ("e2-standard-2", "n4-standard-2", "n4d-standard-2", "c4a-standard-2")
+
 
 class GcpCloud:
     """One project. regions: where server types are looked for, all when empty; listings always read every region.
@@ -102,8 +104,9 @@ class GcpCloud:
         )
 
     def default_server_types(self) -> Sequence[str]:
-        """One of two vCPUs of each sort that is for sale nearly everywhere: the cheapest, Intel, AMD and Arm."""
-        return ("e2-standard-2", "n4-standard-2", "n4d-standard-2", "c4a-standard-2")
+        """One of two vCPUs of each sort, as far as the regions have it: the cheapest, Intel, AMD and Arm."""
+        sold = {kind.name for kind in self.catalog() if kind.places}
+        return tuple(name for name in _DEFAULT_SERVER_TYPES if name in sold)
 
     # -- servers --
 
@@ -174,7 +177,10 @@ class GcpCloud:
         return listing.list_owned(self._clients, self.project, self._now)
 
     def delete(self, ref: Ref) -> None:
-        """By name, after a look whether that still has the id; without an id, only what bears our label."""
+        """By name, after a look whether that still has the id; without an id, only what bears our label.
+
+        Raises NotReadyError for a server whose accepted create has not come so far that there is one to delete.
+        """
         kind = resources.side_kind(ref.cloud_id)
         if kind != resources.SERVER:
             from tasks.clouds.gcp.side_resources import delete_side
@@ -182,7 +188,12 @@ class GcpCloud:
             delete_side(self._clients, self.project, kind, ref)
             return
         found = self._instance(ref)
-        if found is None or (not ref.cloud_id and found.labels.get(OWNER_TAG) != OWNER):
+        if found is None:
+            insert = self._operations.insert_of(ref.place, ref.name, ref.cloud_id)
+            if insert is not None and not operations.is_done(insert):
+                raise errors.NotReadyError(f"{ref.name} in {ref.place} is still being made by {insert.name}")
+            return
+        if not ref.cloud_id and found.labels.get(OWNER_TAG) != OWNER:
             return
         try:
             self._clients.instances.delete_unary(

@@ -11,7 +11,7 @@ from tasks.clouds.base import Check, ErrorKind
 from tasks.clouds.gcp.clients import BILLING, RESOURCE_MANAGER, Clients
 from tasks.clouds.gcp.errors import classify
 from tasks.clouds.gcp.firewall import ALLOW_RULE, DENY_RULE
-from tasks.clouds.gcp.instance import UBUNTU, UBUNTU_WITH_GPU_DRIVER
+from tasks.clouds.gcp.instance import MIN_DISK_GIB, MIN_DISK_WITH_GPU_GIB, UBUNTU, UBUNTU_WITH_GPU_DRIVER
 from tasks.clouds.gcp.prices import COMPUTE_ENGINE
 from tasks.clouds.gcp.resources import last_segment
 
@@ -146,7 +146,14 @@ def _images(clients: Clients) -> Iterator[Check]:
     for url in (*UBUNTU.values(), *UBUNTU_WITH_GPU_DRIVER.values()):
         _, project, *_, family = url.split("/")
         found = clients.images.get_from_family(project=project, family=family, **clients.call)
-        yield Check(name=f"gcp image {family}", ok=True, detail=f"{found.name}, {found.disk_size_gb} GB")
+        least_gib = MIN_DISK_WITH_GPU_GIB if url in UBUNTU_WITH_GPU_DRIVER.values() else MIN_DISK_GIB
+        fits = found.disk_size_gb <= least_gib
+        yield Check(
+            name=f"gcp image {family}",
+            ok=fits,
+            detail=f"{found.name}, {found.disk_size_gb} GiB",
+            next_step="" if fits else f"It does not fit on disks of {least_gib} GiB: ask for disks that hold it.",
+        )
 
 
 def _network(clients: Clients, project: str, network: str) -> Iterator[Check]:

@@ -16,6 +16,7 @@ from google.api_core.exceptions import GoogleAPICallError
 from google.auth.exceptions import DefaultCredentialsError, MalformedError, RefreshError
 
 from tasks.clouds.base import Classified, ErrorKind, Scope
+from tasks.domain.errors import ConfigError
 
 _MAX_MESSAGE_CHARS = 400
 
@@ -26,6 +27,10 @@ class OperationFailedError(Exception):
     def __init__(self, operation: str, failures: Sequence[tuple[str, str]]) -> None:
         super().__init__(f"{operation}: {'; '.join(f'{code}: {message}' for code, message in failures)}")
         self.failures = tuple(failures)
+
+
+class NotReadyError(Exception):
+    """There is nothing yet that could be deleted, and there will be."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ _AUTH = Meaning(ErrorKind.AUTH, Scope.VENDOR)
 _NOT_HERE = Meaning(ErrorKind.UNSUPPORTED, Scope.ZONE)
 _NOT_IN_REGION = Meaning(ErrorKind.UNSUPPORTED, Scope.REGION)
 _NEVER = Meaning(ErrorKind.UNSUPPORTED, Scope.SERVER_TYPE)
-_FORBIDDEN_BY_POLICY = Meaning(ErrorKind.UNSUPPORTED, Scope.VENDOR)
+_NEVER_HERE = Meaning(ErrorKind.UNSUPPORTED, Scope.VENDOR)
 _EXISTS = Meaning(ErrorKind.EXISTS, Scope.ZONE, may_exist=True)
 _NOT_FOUND = Meaning(ErrorKind.NOT_FOUND, Scope.ZONE)
 _BLOCKED = Meaning(ErrorKind.DELETE_BLOCKED, Scope.ZONE)
@@ -101,8 +106,8 @@ MEANINGS: dict[str, Meaning] = {
     "INVALID_FIELD_VALUE": _NEVER,
     "INVALID_USAGE": _NEVER,
     "invalidUsage": _NEVER,
-    "CONDITION_NOT_MET": _FORBIDDEN_BY_POLICY,
-    "conditionNotMet": _FORBIDDEN_BY_POLICY,  # an organisation policy: no external addresses, say
+    "CONDITION_NOT_MET": _NEVER_HERE,
+    "conditionNotMet": _NEVER_HERE,  # an organisation policy: no external addresses, say
     "LOCATION_POLICY_VIOLATED": _NOT_IN_REGION,
     # It is there already.
     "alreadyExists": _EXISTS,
@@ -150,6 +155,10 @@ def _classify(exc: BaseException) -> Classified:
         return _by_code(exc.failures, _UNKNOWN)
     if isinstance(exc, GoogleAPICallError):
         return _by_code(list(_failures(exc)), _BY_STATUS.get(exc.code or 0, _UNKNOWN))
+    if isinstance(exc, NotReadyError):
+        return _classified("resourceNotReady", str(exc), _BLOCKED)
+    if isinstance(exc, ConfigError):
+        return _classified(exc.reason, str(exc), _NEVER_HERE)  # raised here, before anything was sent
     if isinstance(exc, (RefreshError, DefaultCredentialsError, MalformedError)):
         transient = isinstance(exc, RefreshError) and exc.retryable
         # Only the text: the second argument of a RefreshError is the token service's whole answer.

@@ -26,7 +26,10 @@ ANYWHERE = "0.0.0.0/0"
 
 def allowed_networks(ssh_sources: Iterable[str]) -> list[str]:
     """The IPv4 networks among the sources; servers have no other address. Raises ConfigError when there are none."""
-    networks = {ipaddress.ip_network(source, strict=False) for source in ssh_sources}
+    try:
+        networks = {ipaddress.ip_network(source, strict=False) for source in ssh_sources}
+    except ValueError as exc:
+        raise ConfigError(f"gcp: {exc}.", next_step="Mend TOKENSWEEP_SSH_SOURCES.") from exc
     ours = sorted(str(network) for network in networks if network.version == 4)
     if networks and not ours:
         raise ConfigError(

@@ -11,6 +11,7 @@ from google.cloud import compute_v1
 from tasks.clouds import guest
 from tasks.clouds.base import CreateSpec
 from tasks.clouds.gcp.firewall import network_tags
+from tasks.domain.errors import ConfigError
 
 GIB = 2**30
 MIN_RUN_S, MAX_RUN_S = 30, 120 * 86_400
@@ -31,8 +32,12 @@ UBUNTU_WITH_GPU_DRIVER = {
 boot: docs.cloud.google.com/compute/docs/images/os-details (project ubuntu-os-accelerator-images). Google's Deep
 Learning VM images (project deeplearning-platform-release) install the driver at first boot, and bring CUDA as well."""
 
-HYPERDISK_ONLY = frozenset(["a4", "a4x", "c4", "c4a", "c4d", "c4n", "g4", "h4d", "m4", "n4", "n4a", "n4d", "x4"])
-"""Families that take no Persistent Disk: docs.cloud.google.com/compute/docs/disks/hyperdisks#machine-type-support."""
+ON_HYPERDISK = frozenset(["a3", "a4", "a4x", "c4", "c4a", "c4d", "c4n", "g4", "h4d", "m4", "n4", "n4a", "n4d", "x4"])
+"""Families of which some or all machines, as all of bare metal, take no Persistent Disk:
+docs.cloud.google.com/compute/docs/disks/hyperdisks#machine-type-support."""
+
+MIN_DISK_GIB, MIN_DISK_WITH_GPU_GIB = 10, 50
+"""A disk smaller than its image is refused. `tokensweep doctor` compares these with the images."""
 
 NO_LIVE_MIGRATION = frozenset(["a2", "a3", "a4", "a4x", "g2", "g4", "h3", "h4d", "x4"])
 """docs.cloud.google.com/compute/docs/instances/live-migration-process#limitations. All with GPUs, beside these."""
@@ -51,7 +56,10 @@ def family(server_type: str) -> str:
 
 
 def image(spec: CreateSpec) -> str:
+    """The image's family. Raises ConfigError for an architecture that there is no image for."""
     arch = "aarch64" if spec.arch == "arm64" else spec.arch
+    if arch not in UBUNTU:
+        raise ConfigError(f"gcp: there is no image for the architecture {spec.arch!r} of {spec.server_type}.")
     return (UBUNTU_WITH_GPU_DRIVER if spec.gpus else UBUNTU)[arch]
 
 
@@ -89,21 +97,17 @@ def instance(spec: CreateSpec, *, network: str, now_unix_s: float) -> compute_v1
 
 
 def _boot_disk(spec: CreateSpec) -> compute_v1.AttachedDisk:
-    kind = "hyperdisk-balanced" if family(spec.server_type) in HYPERDISK_ONLY else "pd-balanced"
+    on_hyperdisk = family(spec.server_type) in ON_HYPERDISK or _is_metal(spec)
     params = compute_v1.AttachedDiskInitializeParams(
         source_image=image(spec),
-        disk_type=f"zones/{spec.place}/diskTypes/{kind}",
+        disk_type=f"zones/{spec.place}/diskTypes/{'hyperdisk-balanced' if on_hyperdisk else 'pd-balanced'}",
         labels=dict(spec.tags),
     )
     if spec.disk_bytes:  # else the image's size
-        params.disk_size_gb = max(_image_size_gb(spec), math.ceil(spec.disk_bytes / GIB))
+        least_gib = MIN_DISK_WITH_GPU_GIB if spec.gpus else MIN_DISK_GIB
+        params.disk_size_gb = max(least_gib, math.ceil(spec.disk_bytes / GIB))
     # The API's default is to keep the disk when its server goes.
     return compute_v1.AttachedDisk(boot=True, auto_delete=True, initialize_params=params)
-
-
-def _image_size_gb(spec: CreateSpec) -> int:
-    """What the images need at least; a smaller disk is refused. `tokensweep doctor` compares with the images."""
-    return 20 if spec.gpus else 10
 
 
 def _scheduling(spec: CreateSpec, now_unix_s: float) -> compute_v1.Scheduling:
@@ -116,6 +120,10 @@ def _scheduling(spec: CreateSpec, now_unix_s: float) -> compute_v1.Scheduling:
         automatic_restart=False,
         provisioning_model="SPOT" if spec.spot else "STANDARD",
     )
-    if spec.spot or spec.gpus or family(spec.server_type) in NO_LIVE_MIGRATION or spec.server_type.endswith("-metal"):
+    if spec.spot or spec.gpus or family(spec.server_type) in NO_LIVE_MIGRATION or _is_metal(spec):
         scheduling.on_host_maintenance = "TERMINATE"
     return scheduling
+
+
+def _is_metal(spec: CreateSpec) -> bool:
+    return spec.server_type.endswith("-metal")
