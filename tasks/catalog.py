@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
-from tasks.clouds.base import Cloud, ServerType, Traits
+from tasks.clouds.base import Classified, Cloud, ServerType, Traits
 from tasks.domain.errors import ConfigError
 from tasks.lake.server_types import newest_reading, write_reading
 
@@ -32,6 +32,13 @@ class Catalog(Protocol):
     def server_type(self, name: str) -> ServerType: ...
 
     def default_server_types(self) -> Sequence[str]: ...
+
+
+@runtime_checkable
+class Classifies(Protocol):
+    """A vendor that is asked over the network, and knows what its errors mean."""
+
+    def classify(self, exc: BaseException) -> Classified: ...
 
 
 @dataclass(frozen=True)

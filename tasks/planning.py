@@ -10,11 +10,11 @@ from decimal import Decimal
 from fnmatch import fnmatchcase
 from typing import Any
 
-from tasks.catalog import Catalog
+from tasks.catalog import Catalog, Classifies
 from tasks.clouds.base import ServerType, Traits
 from tasks.clouds.hosts import SIMULATED, BringsHosts, Configurable
 from tasks.domain.cells import Cell
-from tasks.domain.errors import ConfigError, UnsupportedError
+from tasks.domain.errors import ConfigError, TokensweepError, UnsupportedError
 from tasks.domain.money import Rate, to_usd
 from tasks.domain.policies import policy_for
 from tasks.domain.run_plan import ModelSpec, RunPlan
@@ -48,25 +48,40 @@ class PreparedSweep:
 
 
 def server_types(cloud: Catalog, wanted: Sequence[str]) -> dict[str, ServerType]:
-    """The types by name, patterns expanded over the catalogue, or the vendor's defaults. Raises ConfigError for a name
-    that the vendor does not sell and for a pattern that fits none."""
-    names: list[str] = []
+    """The types by name, patterns expanded over the catalogue, or the vendor's defaults.
+
+    Raises ConfigError for a name that the vendor does not sell and for a pattern that fits none, and the vendor's own
+    refusal (AuthError, RateLimitedError, ...) when it cannot be asked.
+    """
+    try:
+        return _server_types(cloud, wanted)
+    except UnsupportedError as exc:
+        raise ConfigError(exc.message, reason=exc.reason, next_step=exc.next_step or "Nothing was started.") from exc
+    except TokensweepError:
+        raise
+    except Exception as exc:
+        if not isinstance(cloud, Classifies):
+            raise
+        raise cloud.classify(exc).to_error(f"{cloud.vendor}: its server types cannot be read") from exc
+
+
+def _server_types(cloud: Catalog, wanted: Sequence[str]) -> dict[str, ServerType]:
+    found: dict[str, ServerType] = {}
+    catalog: Sequence[ServerType] = ()
     for entry in wanted or cloud.default_server_types():
         if not _is_pattern(entry):
-            names.append(entry)
+            found[entry] = cloud.server_type(entry)
             continue
+        catalog = catalog or cloud.catalog()
         pattern, n = _pattern_and_count(entry)
-        fitting = _spread([kind.name for kind in cloud.catalog() if fnmatchcase(kind.name, pattern)], n)
+        fitting = _spread([kind for kind in catalog if fnmatchcase(kind.name, pattern)], n)
         if not fitting:
             raise ConfigError(
                 f"{cloud.vendor}: no server type is named like {entry!r}.",
-                next_step=f"For example, there are: {', '.join(k.name for k in cloud.catalog()[:5])}.",
+                next_step=f"For example, there are: {', '.join(kind.name for kind in catalog[:5])}.",
             )
-        names += fitting
-    try:
-        return {name: cloud.server_type(name) for name in dict.fromkeys(names)}
-    except UnsupportedError as exc:
-        raise ConfigError(exc.message, reason=exc.reason, next_step=exc.next_step or "Nothing was started.") from exc
+        found |= {kind.name: kind for kind in fitting}
+    return found
 
 
 def _is_pattern(entry: str) -> bool:
@@ -79,11 +94,11 @@ def _pattern_and_count(entry: str) -> tuple[str, int | None]:
     return (pattern, int(n)) if colon and n.isdigit() else (entry, None)
 
 
-def _spread(names: Sequence[str], n: int | None) -> list[str]:
+def _spread(kinds: Sequence[ServerType], n: int | None) -> list[ServerType]:
     """So many of them, evenly over the whole list; all where there are no more."""
-    if n is None or n >= len(names):
-        return list(names)
-    return [names[i * len(names) // n] for i in range(n)]
+    if n is None or n >= len(kinds):
+        return list(kinds)
+    return [kinds[i * len(kinds) // n] for i in range(n)]
 
 
 def in_places(kind: ServerType, wanted: Sequence[str]) -> ServerType:

@@ -1,6 +1,6 @@
 """All five vendors at once on this machine: their own SDKs, emulators behind their own host names, micro-VMs, faults.
 
-    python -m tests.lab.all_vendors
+    python -m tests.lab.all_vendors [wide] [spot] [stuck]
 
 One sweep over all of them, then one on spot capacity. Faults are planted before and during it: a zone without stock, a
 quota, throttling, responses that are lost, a gateway's HTML, a preemption in the middle of a benchmark, a deletion that
@@ -139,8 +139,8 @@ def credentials(folder: Path) -> dict[str, str]:
         "GOOGLE_APPLICATION_CREDENTIALS": str(folder / "gcp.json"),
         "AZURE_SUBSCRIPTION_ID": azure.SUBSCRIPTION,
         "AZURE_TENANT_ID": azure.TENANT,
-        "AZURE_CLIENT_ID": "11111111-1111-1111-1111-111111111111",
-        "AZURE_CLIENT_SECRET": "a-secret-of-a-test",
+        "AZURE_CLIENT_ID": azure.CLIENT_ID,
+        "AZURE_CLIENT_SECRET": azure.CLIENT_SECRET,
         "TOKENSWEEP_AZURE_REGIONS": "westeurope,eastus",
         "HCLOUD_TOKEN": hetzner.TOKEN,
         "UPCLOUD_USERNAME": upcloud.USERNAME,
@@ -231,11 +231,15 @@ def stuck_sweep(lab: Lab) -> list[str]:
     return problems
 
 
-def sweep_all(folder: Path) -> int:
+PARTS: dict[str, Callable[[Lab], list[str]]] = {"wide": wide_sweep, "spot": spot_sweep, "stuck": stuck_sweep}
+
+
+def sweep_all(folder: Path, chosen: Sequence[str]) -> int:
+    """0 when everything ended as it should and nothing is left; the named parts, or all."""
     with ExitStack() as stack:
         lab = open_lab(folder, stack)
         foreign = lab.foreign()
-        problems = [*wide_sweep(lab), *spot_sweep(lab), *stuck_sweep(lab)]
+        problems = [problem for name in chosen or PARTS for problem in PARTS[name](lab)]
         proof = lab.product.run("leaks")
         sys.stdout.write(proof.out)
         if proof.rc:
@@ -253,12 +257,12 @@ def sweep_all(folder: Path) -> int:
 
 def main() -> int:
     if is_inside():
-        return sweep_all(Path(os.environ[INSIDE]))
+        return sweep_all(Path(os.environ[INSIDE]), sys.argv[1:])
     if why_not := microvm.why_not():
         sys.stderr.write(f"micro-VMs cannot be made here: {why_not}\n")
         return 2
     with tempfile.TemporaryDirectory(prefix="tokensweep-lab-") as folder:
-        return reenter(Path(folder), hosts(), [sys.executable, "-m", "tests.lab.all_vendors"])
+        return reenter(Path(folder), hosts(), [sys.executable, "-u", "-m", "tests.lab.all_vendors", *sys.argv[1:]])
 
 
 if __name__ == "__main__":
