@@ -90,10 +90,20 @@ def test_a_sound_account(world: HetznerWorld) -> None:
         "images": True,
         "quotas": None,
         "leftovers": True,
+        "rate limit": True,
     }
+    assert "of 3600 requests" in checks["rate limit"].detail
     assert "fsn1" in checks["reachability"].detail
     assert world.existing() == []
     assert {call for call in world.calls() if not call.startswith("GET ")} == {"PUT /ssh_keys/{id}"}
+
+
+def test_a_project_whose_requests_are_nearly_used_up() -> None:
+    with open_world(requests_per_hour=200) as world:
+        world.emulator._left = 25.0
+        spent = checks_of(world.cloud_with(TOKEN))["rate limit"]
+        assert spent.ok is False
+        assert spent.next_step
 
 
 def test_a_token_that_may_only_read(world: HetznerWorld) -> None:

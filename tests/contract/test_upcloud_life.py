@@ -154,6 +154,18 @@ def test_a_revoked_password_halts_creates_and_loses_nothing(start: Start) -> Non
     life.settle()
 
 
+def test_a_server_stuck_in_maintenance_is_tried_until_it_comes_out(start: Start) -> None:
+    life = start()
+    server = life.create()
+    thing = account(life).find("server", server.resource.cloud_id)
+    thing.data["busy_until_unix_s"] = life.world.now() + 10**6
+    assert not life.delete(server)
+    life.world.sleep(2000)
+    assert [row.name for row in life.reap().stuck] == [server.row.name]
+    thing.data["busy_until_unix_s"] = 0.0
+    life.settle()
+
+
 def test_storages_that_outlive_their_server_are_found_and_deleted(start: Start) -> None:
     """As the console deletes a server unless told otherwise."""
     life = start()

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
 from hcloud import Client
 
 from tasks.domain.errors import ConfigError
@@ -36,3 +41,28 @@ def without_retries(client: Client) -> Client:
             raise ConfigError("This version of hcloud retries in a way that cannot be turned off.", reason="hcloud")
         base._retry_max_retries = 0
     return client
+
+
+@dataclass
+class RateLimit:
+    """What the last answer said of the project's requests per hour; None before there was one."""
+
+    limit: int | None = None
+    left: int | None = None
+
+    def read(self, response: Any, *args: Any, **kwargs: Any) -> None:
+        limit, left = (response.headers.get(f"RateLimit-{name}", "") for name in ("Limit", "Remaining"))
+        if limit.isdigit() and left.isdigit():
+            self.limit, self.left = int(limit), int(left)
+
+
+@contextmanager
+def watched(client: Client) -> Iterator[RateLimit]:
+    """The SDK shows no headers of what it answers; its session does (2.27)."""
+    seen = RateLimit()
+    hooks = client._client._session.hooks["response"]
+    hooks.append(seen.read)
+    try:
+        yield seen
+    finally:
+        hooks.remove(seen.read)

@@ -7,23 +7,26 @@ from collections.abc import Callable
 from hcloud import APIException, Client
 
 from tasks.clouds.base import Check, ErrorKind
+from tasks.clouds.hetzner.client import RateLimit, watched
 from tasks.clouds.hetzner.errors import INVALID_INPUT, NOT_FOUND, READONLY_CODES, classify
 from tasks.clouds.hetzner.inventory import unlabelled
 
 
 def examine(client: Client, image: str) -> list[Check]:
     """Checks in the order in which they depend on each other; the first to fail at reaching or identity is the last."""
-    reached = _try("reachability", lambda: _reach(client))
-    if not reached.ok:
-        return [reached]
-    return [
-        reached,
-        _try("identity", lambda: _identify(client)),
-        _try("permissions", lambda: _may_write(client)),
-        _try("images", lambda: _has_image(client, image)),
-        _quotas(),
-        _try("leftovers", lambda: _leftovers(client)),
-    ]
+    with watched(client) as rate_limit:
+        reached = _try("reachability", lambda: _reach(client))
+        if not reached.ok:
+            return [reached]
+        return [
+            reached,
+            _try("identity", lambda: _identify(client)),
+            _try("permissions", lambda: _may_write(client)),
+            _try("images", lambda: _has_image(client, image)),
+            _quotas(),
+            _try("leftovers", lambda: _leftovers(client)),
+            _requests_left(rate_limit),
+        ]
 
 
 def _try(name: str, look: Callable[[], Check]) -> Check:
@@ -86,6 +89,19 @@ def _quotas() -> Check:
         ok=None,
         detail="the API does not tell a project's limits; a create beyond them is refused with resource_limit_exceeded",
         next_step="See them in the console: Limits.",
+    )
+
+
+def _requests_left(rate_limit: RateLimit) -> Check:
+    """Shared by all that use the project. A tenth is a few dozen server runs and the passes of a reaper."""
+    limit, left = rate_limit.limit, rate_limit.left
+    if limit is None or left is None:
+        return Check(name="rate limit", ok=None, detail="the API does not tell how many requests are left")
+    return Check(
+        name="rate limit",
+        ok=left * 10 >= limit,
+        detail=f"{left} of {limit} requests are left in this hour",
+        next_step="" if left * 10 >= limit else "Find out what else uses this project, or wait.",
     )
 
 
