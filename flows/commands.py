@@ -226,4 +226,4 @@ def doctor(settings: Settings, as_json: bool) -> int:
         print_json([asdict(c) for c in found])
     else:
         render.checks(found)
-    return 0 if all(c.ok for c in found) else 2
+    return 0 if all(c.ok is not False for c in found) else 2

@@ -5,26 +5,48 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 
+from tasks.clouds.base import Examinable
 from tasks.domain.errors import TokensweepError
 from tasks.settings import Settings
-from tasks.wiring import open_services
+from tasks.wiring import Services, open_services
 
 MIN_DISK_FREE_BYTES = 3 * 2**30
 
 
 @dataclass(frozen=True)
 class Check:
+    """ok None: it could not be told, which is no failure."""
+
     name: str
-    ok: bool
+    ok: bool | None
     detail: str
     next_step: str = ""
 
 
 def checks(settings: Settings) -> list[Check]:
-    """Every check, each with what was found and, when it failed, what to do."""
-    return [_guarded(name, run, settings) for name, run in CHECKS.items()]
+    """Every check of this machine, then those of every vendor that is set up, all at once. Each says what was found
+    and, when it failed, what to do."""
+    here = [_guarded(name, run, settings) for name, run in CHECKS.items()]
+    services = open_services(settings)
+    with ThreadPoolExecutor() as pool:
+        found = pool.map(lambda vendor: _vendor(vendor, services), services.accounts())
+    return [*here, *chain.from_iterable(found)]
+
+
+def _vendor(vendor: str, services: Services) -> list[Check]:
+    """Identity, permissions, quotas, images and reachability, as the vendor's module looks at them."""
+    try:
+        cloud = services.cloud(vendor)
+        if not isinstance(cloud, Examinable):
+            return []
+        found = cloud.doctor()
+    except Exception as exc:  # a broken account must not hide what the others say
+        return [Check(vendor, False, f"{type(exc).__name__}: {exc}", f"See docs/vendors/{vendor}.md.")]
+    return [Check(f"{vendor} {check.name}", check.ok, check.detail, check.next_step) for check in found]
 
 
 def _guarded(name: str, run: Callable[[Settings], Check], settings: Settings) -> Check:

@@ -324,7 +324,7 @@ def leaks(report: Any) -> None:
 
 def checks(found: Sequence[Any]) -> None:
     for check in found:
-        mark = "[green]ok[/green]  " if check.ok else "[red]FAIL[/red]"
+        mark = {True: "[green]ok[/green]  ", None: "[yellow]?[/yellow]   ", False: "[red]FAIL[/red]"}[check.ok]
         out.print(f"{mark} {check.name}: {check.detail}")
         if not check.ok and check.next_step:
             out.print(f"     {check.next_step}")

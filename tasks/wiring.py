@@ -148,6 +148,10 @@ class Services:
             wanted |= {vendor for vendor in VENDORS if _is_used(vendor, self.settings)}
         return [self.cloud(vendor) for vendor in VENDORS if vendor in wanted]
 
+    def accounts(self) -> list[str]:
+        """Vendors that are set up here with an account."""
+        return [vendor for vendor in VENDORS if vendor not in IN_HOME and not _why_not(vendor)]
+
     def _vendors_of_ledger(self) -> set[str]:
         try:
             return {row.vendor for row in self.ledger.open_rows()}

@@ -195,6 +195,15 @@ class Check:
     next_step: str = ""
 
 
+@runtime_checkable
+class Examinable(Protocol):
+    """A vendor module that can look at its account."""
+
+    def doctor(self) -> Sequence[Check]:
+        """Identity, permissions, quotas, images and reachability. Creates nothing."""
+        ...
+
+
 class Cloud(Protocol):
     vendor: str
     traits: Traits
