@@ -39,10 +39,10 @@ def refusal(world: AwsWorld, spec: CreateSpec) -> Classified:
 @pytest.mark.parametrize("how", ["drop", "html_502", "truncated", "hang"])
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_a_lost_answer_may_exist_and_the_same_create_finds_it(how: Any, after: bool) -> None:
-    with open_world(read_timeout_s=2.0 if how == "hang" else 20.0) as world:
+    with open_world(read_timeout_s=5.0 if how == "hang" else 20.0) as world:
         # The first launch reads image, subnet and group; only the launch itself is to fail.
         world.cloud.delete(world.cloud.create(make_spec(9)).ref())
-        world.plant(Fault("RunInstances", how=how, after=after, seconds=3.0))
+        world.plant(Fault("RunInstances", how=how, after=after, seconds=7.0))
         found = refusal(world, make_spec(1))
         assert (found.kind, found.may_exist) == (ErrorKind.UNKNOWN, True)
         assert len(ours(world, "server")) == after
@@ -227,9 +227,9 @@ def test_a_name_finds_only_ours_and_the_living_first(world: AwsWorld) -> None:
 
 @pytest.mark.parametrize("how", ["drop", "html_502", "truncated", "hang", "code"])
 def test_a_region_that_fails_makes_the_listing_incomplete(how: Any) -> None:
-    with open_world(read_timeout_s=2.0 if how == "hang" else 20.0) as world:
+    with open_world(read_timeout_s=5.0 if how == "hang" else 20.0) as world:
         world.cloud.create(make_spec(1))
-        world.plant(Fault("DescribeVolumes eu-west-1", how=how, code="RequestLimitExceeded", seconds=3.0))
+        world.plant(Fault("DescribeVolumes eu-west-1", how=how, code="RequestLimitExceeded", seconds=7.0))
         listing = world.cloud.list_owned()
         assert not listing.complete
         assert listing.places == ("us-east-1",)
