@@ -21,8 +21,7 @@ from tasks.vendors.azure import AzureSettings, open_cloud, why_not_configured
 from tests.emulators.azure import CLIENT_ID, CLIENT_SECRET, TENANT
 from tests.emulators.azure_sales import IMAGES
 from tests.emulators.azure_state import SUBSCRIPTION
-from tests.emulators.azure_tls import authority
-from tests.emulators.azure_world import AzureWorld, StaticCredential, open_world, spec_of
+from tests.emulators.azure_world import AzureWorld, StaticCredential, ca_file, open_world, spec_of
 from tests.emulators.base import Fault
 
 
@@ -169,7 +168,7 @@ def test_a_role_is_read_with_its_wildcards_and_exceptions() -> None:
 
 def entra(world: AzureWorld) -> dict[str, Any]:
     """Where the emulated Microsoft Entra ID is."""
-    return {"authority": world.url, "disable_instance_discovery": True, "connection_verify": authority()[0]}
+    return {"authority": world.url, "disable_instance_discovery": True, "connection_verify": ca_file()}
 
 
 def test_a_service_principal_gets_its_token_and_creates_a_server(world: AzureWorld) -> None:
@@ -214,7 +213,7 @@ def test_it_opens_with_the_environment_and_options(world: AzureWorld, no_azure_e
         "TOKENSWEEP_AZURE_REGIONS": "westeurope, eastus",
         "TOKENSWEEP_AZURE_ENDPOINT": world.url + "/",
         "TOKENSWEEP_AZURE_PRICES_ENDPOINT": world.url,
-        "TOKENSWEEP_AZURE_CA_FILE": authority()[0],
+        "TOKENSWEEP_AZURE_CA_FILE": ca_file(),
     }.items():
         no_azure_environment.setenv(name, value)
     cloud = open_cloud()

@@ -378,6 +378,11 @@ class AzureEmulator:
     def _token(self, call: Call) -> tuple[int, Any, dict[str, str]]:
         """Microsoft Entra ID, as far as a service principal with a secret needs it."""
         root = f"{call.base}/{TENANT}"
+        if call.path == "/common/discovery/instance":
+            hosts = ["login.microsoftonline.com", "login.windows.net", "login.microsoft.com", "sts.windows.net"]
+            metadata = [{"preferred_network": hosts[0], "preferred_cache": hosts[1], "aliases": hosts}]
+            where = f"{root}/v2.0/.well-known/openid-configuration"
+            return 200, {"tenant_discovery_endpoint": where, "api-version": "1.1", "metadata": metadata}, {}
         if call.path.endswith("/openid-configuration"):
             return (
                 200,

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 from azure.core.credentials import AccessToken, TokenCredential
@@ -13,13 +17,26 @@ from tasks.clouds.azure import AzureCloud, Connection
 from tasks.clouds.base import DEADLINE_TAG, INTENT_TAG, OWNER, OWNER_TAG, CreateSpec
 from tests.emulators.azure import AzureEmulator
 from tests.emulators.azure_state import SUBSCRIPTION
-from tests.emulators.azure_tls import authority
 from tests.emulators.base import Existing, Fault
+from tests.emulators.private_net import make_certificates
 from tests.emulators.serving import served
 from tests.memory_cloud import Clock
 
 TOKEN = "a-token-of-a-test"
 EXPIRES_UNIX_S = 4_000_000_000  # by the real clock
+
+
+@cache
+def certificates() -> Path:
+    """The folder of a throw-away authority and of a server's certificate: the SDK sends tokens over TLS only. Made once
+    per process."""
+    folder = Path(mkdtemp(prefix="tokensweep-ca-"))
+    make_certificates(folder, ("localhost",))
+    return folder
+
+
+def ca_file() -> str:
+    return str(certificates() / "ca.pem")
 
 
 @dataclass
@@ -84,7 +101,9 @@ def open_world(**options: Any) -> Iterator[AzureWorld]:
     """options: of the emulator, its account and its shop."""
     clock = Clock()
     emulator = AzureEmulator(clock.now, **options)
-    with served(emulator, tls=authority()[1]) as url:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificates() / "server.pem")
+    with served(emulator, tls=tls) as url:
         yield AzureWorld(emulator, _cloud(url, clock, StaticCredential()), url, clock)
 
 
@@ -94,7 +113,7 @@ def _cloud(url: str, clock: Clock, credential: TokenCredential, **options: Any) 
         credential=credential,
         endpoint=url,
         prices_endpoint=url,
-        ca_file=authority()[0],
+        ca_file=ca_file(),
         connect_timeout_s=5.0,
         read_timeout_s=options.pop("read_timeout_s", 5.0),
     )
