@@ -22,6 +22,7 @@ class Project(State):
     def pass_time(self) -> None:
         """Let happen what is due: boots, ends of operations, ends of limited run times."""
         now_unix_s = self.now()
+        self._forget(now_unix_s)
         for thing in list(self.things):
             if thing.kind != INSTANCE or not thing.exists(now_unix_s) or thing.deleting_unix_s is not None:
                 continue
@@ -29,6 +30,12 @@ class Project(State):
             ends_unix_s = self._ends_unix_s(thing)
             if ends_unix_s is not None and now_unix_s >= ends_unix_s and thing.stopped_unix_s is None:
                 self.end_run(thing, ends_unix_s)
+
+    def _forget(self, now_unix_s: float) -> None:
+        """What nobody can be shown any more: things when listings have caught up, operations after a day (Google keeps
+        them for two weeks)."""
+        self.things[:] = [t for t in self.things if now_unix_s < t.gone_unix_s + self.timing.list_lag_s + 3600]
+        self.operations[:] = [o for o in self.operations if now_unix_s < o.begun_unix_s + 86_400]
 
     def _boot(self, thing: Thing, now_unix_s: float) -> None:
         ready_unix_s = thing.created_unix_s + self.timing.boot_s
