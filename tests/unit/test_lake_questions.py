@@ -334,3 +334,14 @@ def test_best_for_slo_shows_spread_repeats_and_flags(tmp_path: Path) -> None:
         row = one(lake, "FROM best_for_slo('small', 'pp', 128, 10)")
     assert row["n_samples"] == 3 and row["half_width_pct"] == pytest.approx(13.45, abs=0.01)
     assert row["flags"] == "wide_interval steal random_weights"
+
+
+def test_an_unknown_backend_with_layers_to_offload_is_no_fallback(tmp_path: Path) -> None:
+    """Imported results may not name their backend; what was asked of the GPU then counts."""
+    asked = run_rows("a", "asked", gpu(model="RTX Pro 6000"), cells(backend=None, ngl=999))
+    not_asked = run_rows("b", "not-asked", gpu(), cells(backend=None, ngl=0))
+    with lake_of(tmp_path, asked, not_asked) as lake:
+        flagged = {r["server"] for r in dicts(lake, "FROM v_trust WHERE contains(flags, 'cpu_on_gpu_server')")}
+        assert flagged == {"not-asked"}
+        assert one(lake, "FROM v_roofline WHERE task = 'tg' AND server = 'asked'")["peak"] == 1792e9
+        assert {r["unit"] for r in dicts(lake, "FROM v_scaling")} == {"gpu"}

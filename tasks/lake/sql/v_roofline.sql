@@ -4,7 +4,7 @@
 -- for models that do not fit the caches. Bytes read are a lower bound: three quarters of a file below 2 GB, nine tenths
 -- of a larger one, since a token embedding need not be read. Mixtures of experts are not judged.
 -- of: cells, hardware
--- @on_gpu The model ran on a GPU, as far as backend and ngl tell.
+-- @on_gpu The model ran on a GPU, as far as backend and ngl tell; an unknown backend with layers to offload counts.
 -- @needed [B/s or FLOP/s] Bandwidth (tg) or operations (pp) that the measured speed needs at least.
 -- @peak [B/s or FLOP/s] What there is at most; null where it is not known.
 -- @peak_share Needed over peak.
@@ -14,7 +14,7 @@ WITH gpus AS (
     SELECT gpu_model, arg_max(peak_read_bytes_per_s, length(gpu_pattern)) AS gpu_read_bytes_per_s,
         arg_max(peak_flop_per_s, length(gpu_pattern)) AS gpu_flop_per_s
     FROM (SELECT DISTINCT gpu_model FROM hardware WHERE n_gpus > 0)
-    JOIN v_gpu_peaks ON regexp_matches(gpu_model, '\b' || regexp_escape(gpu_pattern) || '(\b|-)')
+    JOIN v_gpu_peaks ON regexp_matches(gpu_model, '(?i)\b' || regexp_escape(gpu_pattern) || '(\b|-)')
     GROUP BY gpu_model
 ),
 judged AS (
@@ -35,8 +35,8 @@ judged AS (
         h.gpu_model,
         h.n_gpus,
         h.memory_read_bytes_per_s,
-        coalesce(h.n_gpus, 0) > 0 AND coalesce(c.ngl, -1) <> 0 AND regexp_matches(c.backend, 'CUDA|ROCm|Vulkan|SYCL')
-            AS on_gpu,
+        coalesce(h.n_gpus, 0) > 0 AND coalesce(c.ngl, -1) <> 0
+            AND regexp_matches(coalesce(c.backend, 'CUDA'), 'CUDA|ROCm|Vulkan|SYCL') AS on_gpu,
         CASE
             WHEN regexp_matches(coalesce(c.arch, ''), 'moe|mixtral|deepseek') THEN NULL
             WHEN c.task = 'pp' THEN 2.0 * c.n_params * c.tok_per_s_median

@@ -70,7 +70,7 @@ SELECT
         if(c.download_active, 'download_active', NULL),
         if(
             h.n_gpus > 0
-            AND (c.ngl = 0 OR NOT regexp_matches(coalesce(c.backend, ''), 'CUDA|ROCm|Vulkan|SYCL'))
+            AND (c.ngl = 0 OR NOT regexp_matches(c.backend, 'CUDA|ROCm|Vulkan|SYCL'))
             AND c.model_bytes * 1.1 < coalesce(h.vram_total_bytes, 0),
             'cpu_on_gpu_server',
             NULL

@@ -72,7 +72,8 @@ function indexCells() {
   D.lengths = best;
 }
 
-const onGpu = (i) => /CUDA|ROCm|Vulkan|SYCL/.test((D.cells.how[i] || "").split("|")[0]) && !/\bngl 0\b/.test(D.cells.how[i]);
+// An unknown backend that was asked to offload layers, on a server with a GPU, counts as that GPU.
+const onGpu = (i) => { const how = D.cells.how[i] || ""; return D.servers[D.serverOfRun[D.cells.x[i]]].nGpus > 0 && /^(CUDA|ROCm|Vulkan|SYCL|\?)/.test(how) && /ngl -?[1-9]/.test(how) || /^(CUDA|ROCm|Vulkan|SYCL)/.test(how) && !/ngl 0/.test(how); };
 const flagsOf = (i) => D.flags.filter((_, bit) => D.cells.f[i] & (1 << bit));
 const suspicious = (i) => flagsOf(i).some((f) => f !== "random_weights");
 const priceOf = (i) => D.runs.usd[D.cells.x[i]];
