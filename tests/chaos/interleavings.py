@@ -12,8 +12,17 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import ClassVar
 
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import seed as with_seed
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from tasks.clouds.base import DEADLINE_TAG, ErrorKind, Scope
 from tasks.clouds.deletion import request_delete
@@ -74,7 +83,7 @@ class Interleavings(RuleBasedStateMachine):
     def begin(
         self, lag_s: float, delete_s: float, boot_s: float, recognises: dict[str, bool], surviving: set[str]
     ) -> None:
-        type(self).n_examples += 1
+        Interleavings.n_examples += 1
         clock = Clock()
         self.cloud = MemoryCloud(
             clock.now, lag_s=lag_s, delete_s=delete_s, boot_s=boot_s, surviving=surviving, **recognises
@@ -85,7 +94,7 @@ class Interleavings(RuleBasedStateMachine):
         self.forgotten = False  # whether the ledger has ever known less than it does now
 
     def _did(self, what: str) -> None:
-        type(self).steps[what] += 1
+        Interleavings.steps[what] += 1
 
     def _alive(self, ahead_s: float = 0.0) -> set[str]:
         """Servers that a living controller uses, and that no clock in play may call expired."""
@@ -369,3 +378,17 @@ class Interleavings(RuleBasedStateMachine):
             self._mend()
             self.stage.settle()
             assert not self.stripped & {thing.id for thing in self.cloud.existing(ours=False)}, "left without tags"
+
+
+def run_interleavings(n_examples: int, *, seed: int, n_steps: int = 20, shrink: bool = True) -> None:
+    """Run so many random ones; raises the shortest failing one that Hypothesis finds. Counts into the class."""
+    phases = [Phase.generate, *([Phase.shrink] if shrink else [])]
+    budget = settings(
+        max_examples=n_examples,
+        stateful_step_count=n_steps,
+        deadline=None,
+        database=None,
+        phases=phases,
+        suppress_health_check=list(HealthCheck),
+    )
+    run_state_machine_as_test(with_seed(seed)(type("Seeded", (Interleavings,), {})), settings=budget)
