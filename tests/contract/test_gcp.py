@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -148,6 +149,22 @@ def test_image_and_disk_fit_the_machine(
     (disk,) = asked_for(world, DISK)
     assert disk["type"].endswith(f"/{disk_type}")
     assert disk["sourceImage"].endswith(f"/{image}")
+
+
+def test_gpus_that_are_sold_apart_are_attached(world: GcpWorld) -> None:
+    name = "n1-standard-8-1x-nvidia-tesla-t4"
+    kind = world.cloud.server_type(name)
+    made = world.cloud.create(spec_for(world, server_type=name, gpus=kind.gpus))
+    until_running(world, made.ref())
+    (body,) = asked_for(world)
+    zone = world.places[0]
+    assert body["machineType"] == f"zones/{zone}/machineTypes/n1-standard-8"
+    gpu = f"zones/{zone}/acceleratorTypes/nvidia-tesla-t4"
+    assert body["guestAccelerators"] == [{"acceleratorType": gpu, "acceleratorCount": 1}]
+    assert body["disks"][0]["source"], "an image with the driver"
+    assert asked_for(world, DISK)[0]["sourceImage"].endswith("with-nvidia-580")
+    (billed,) = [thing.usd_per_hour for thing in world.existing() if thing.kind == "server"]
+    assert abs(billed - kind.prices[zone]) < Decimal("1e-6")
 
 
 def test_a_spot_server_that_is_taken_away_is_gone_with_its_disk(world: GcpWorld) -> None:

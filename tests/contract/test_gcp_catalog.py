@@ -36,9 +36,12 @@ def world() -> Iterator[GcpWorld]:
 # -- catalogue --
 
 
+ATTACHED = {"n1-standard-8-1x-nvidia-tesla-t4", "n1-standard-16-2x-nvidia-tesla-t4"}
+
+
 def test_every_machine_type_is_there_once_with_its_zones(world: GcpWorld) -> None:
     found = {kind.name: kind for kind in world.cloud.catalog()}
-    assert set(found) == set(offers.MACHINE_TYPES)
+    assert set(found) == set(offers.MACHINE_TYPES) | ATTACHED
     assert len(world.cloud.catalog()) == len(found)
     for name, sold in offers.MACHINE_TYPES.items():
         kind = found[name]
@@ -52,7 +55,7 @@ def test_every_machine_type_is_there_once_with_its_zones(world: GcpWorld) -> Non
 def test_prices_are_what_the_account_is_billed(world: GcpWorld) -> None:
     """Of every type with a price, in every zone, on demand and spot: the whole server, GPU and local SSD included."""
     for kind in world.cloud.catalog():
-        if kind.name == "x9-metal":
+        if kind.name in {"x9-metal", *ATTACHED}:
             continue
         sold = offers.MACHINE_TYPES[kind.name]
         for zone in sold.zones:
@@ -78,6 +81,19 @@ def test_gpus(world: GcpWorld) -> None:
     assert (kind.gpus, kind.gpu_model, kind.gpu_memory_bytes) == (1, "NVIDIA L4", 24 * 2**30)
     assert kind.places == ("us-central1-a", "europe-west4-a")
     assert world.cloud.server_type("e2-standard-2").gpus == 0
+
+
+def test_gpus_that_are_attached_are_sold_where_machine_and_gpu_are(world: GcpWorld) -> None:
+    one = world.cloud.server_type("n1-standard-8-1x-nvidia-tesla-t4")
+    assert (one.vcpus, one.gpus, one.gpu_model, one.gpu_memory_bytes) == (8, 1, "NVIDIA T4", 16 * 2**30)
+    assert one.places == ("us-central1-a", "europe-west4-a"), "there are none in us-central1-b"
+    two = world.cloud.server_type("n1-standard-16-2x-nvidia-tesla-t4")
+    assert (two.gpus, two.places) == (2, ("us-central1-a",))
+    for kind, t4s in ((one, 1), (two, 2)):
+        base = offers.MACHINE_TYPES[kind.name.partition(f"-{t4s}x")[0]]
+        for spot, prices in ((False, kind.prices), (True, kind.spot_prices)):
+            billed = offers.usd_per_hour(base, "us-central1-a", spot=spot, t4s=t4s)
+            assert abs(prices["us-central1-a"] - billed) < Decimal("1e-6")
 
 
 def test_a_name_that_is_not_for_sale(world: GcpWorld) -> None:

@@ -287,7 +287,7 @@ class GcpEmulator:
         return {"kind": "compute#network", "id": "1", "name": name, "autoCreateSubnetworks": True}
 
     def _projects_get(self, call: Call) -> Json:
-        in_use = sum(offers.MACHINE_TYPES[self.project.machine_type(t)].gpus for t in self.project.existing(INSTANCE))
+        in_use = sum(map(self.project.n_gpus, self.project.existing(INSTANCE)))
         quota = {"metric": "GPUS_ALL_REGIONS", "limit": self.project.gpus_all_regions, "usage": in_use}
         return {"kind": "compute#project", "id": "5", "name": self.project.name, "quotas": [quota]}
 

@@ -188,11 +188,16 @@ class Answers:
         return shown
 
     def accelerator_types(self) -> Json:
-        kinds = [
-            {"kind": "compute#acceleratorType", "name": name, "description": text, "maximumCardsPerInstance": 8}
-            for name, text in offers.ACCELERATOR_TYPES.items()
-        ]
-        items = {_scope_name(zone): {"acceleratorTypes": kinds} for zone in offers.ZONES}
+        items = {
+            _scope_name(zone): {
+                "acceleratorTypes": [
+                    {"kind": "compute#acceleratorType", "name": name, "description": text}
+                    for name, (text, zones) in offers.ACCELERATOR_TYPES.items()
+                    if zone in zones
+                ]
+            }
+            for zone in offers.ZONES
+        }
         return {"kind": "compute#acceleratorTypeAggregatedList", "items": items}
 
 

@@ -43,6 +43,8 @@ MACHINE_TYPES = {
         MachineType("e2-micro", 2, 1024),
         MachineType("e2-standard-2", 2, 8192),
         MachineType("n1-standard-1", 1, 3840),
+        MachineType("n1-standard-8", 8, 30_720),
+        MachineType("n1-standard-16", 16, 61_440, zones=ZONES[:2]),
         MachineType("n2-standard-4", 4, 16_384),
         MachineType("n4-standard-2", 2, 8192),
         MachineType("n4d-standard-2", 2, 8192, zones=ZONES[:2]),
@@ -56,7 +58,12 @@ MACHINE_TYPES = {
     )
 }
 
-ACCELERATOR_TYPES = {"nvidia-l4": "NVIDIA L4", "nvidia-h100-80gb": "NVIDIA H100 80GB", "nvidia-tesla-t4": "NVIDIA T4"}
+ACCELERATOR_TYPES = {  # what the API says they are, and where
+    "nvidia-l4": ("NVIDIA L4", (ZONES[0], ZONES[2])),
+    "nvidia-h100-80gb": ("NVIDIA H100 80GB", ZONES[:1]),
+    "nvidia-tesla-t4": ("NVIDIA T4", (ZONES[0], ZONES[2])),
+}
+ATTACHABLE = {"nvidia-tesla-t4": (1, 2, 4)}
 
 HYPERDISK_ONLY = ("n4", "n4d", "c4a", "x9")
 ANY_DISK = ("a3",)
@@ -161,7 +168,7 @@ def _expression(unit: str, price: Json) -> Json:
     return {"usageUnit": unit, "displayQuantity": 1, "tieredRates": [{"startUsageAmount": 0, "unitPrice": price}]}
 
 
-def usd_per_hour(kind: MachineType, zone: str, *, spot: bool) -> Decimal:
+def usd_per_hour(kind: MachineType, zone: str, *, spot: bool, t4s: int = 0) -> Decimal:
     """What the emulated account is billed while such a server exists."""
     family = {label: prices for label, prices in _CORE_RAM.items() if prices[0].lower() == kind.family}
     if not family:
@@ -171,6 +178,7 @@ def usd_per_hour(kind: MachineType, zone: str, *, spot: bool) -> Decimal:
     price = vcpus * Decimal(core) + Decimal(kind.memory_mib) / 1024 * Decimal(ram)
     gpu = {"nvidia-l4": "Nvidia L4 GPU", "nvidia-h100-80gb": "Nvidia H100 80GB GPU"}.get(kind.gpu, "")
     price += kind.gpus * Decimal(_GPUS.get(gpu, "0"))
+    price += t4s * Decimal(_GPUS["Nvidia Tesla T4 GPU"])
     price += kind.ssd_partitions * GIB_PER_PARTITION * Decimal("0.08") / 730
     return price * (_SPOT if spot else 1) * (_EUROPE if zone.startswith("europe") else 1)
 

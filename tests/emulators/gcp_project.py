@@ -74,8 +74,8 @@ class Project(State):
                 raise RefusedRequest(
                     409, "alreadyExists", f"The resource '{self.path(taken, zone, what)}' already exists"
                 )
-        errors = self._refusals(zone, kind)
         thing = Thing(INSTANCE, self.next_id(), name, zone, body, self.now())
+        errors = self._refusals(zone, kind, self.n_gpus(thing))
         took_s = self.timing.refuse_s if errors else self.timing.boot_s
         operation = self.begin("insert", zone, thing, took_s, request_id, errors)
         if not errors:
@@ -101,7 +101,7 @@ class Project(State):
         errors = [(code, message.get(code, f"The zone '{zone}' cannot fulfil the request: {code}."))]
         return self.begin("insert", zone, thing, self.timing.refuse_s, request_id, errors)
 
-    def _refusals(self, zone: str, kind: offers.MachineType) -> list[tuple[str, str]]:
+    def _refusals(self, zone: str, kind: offers.MachineType, n_gpus: int) -> list[tuple[str, str]]:
         for key in (f"{zone}/{kind.name}", zone):
             if key in self.stock:
                 if self.stock[key] <= 0:
@@ -115,7 +115,6 @@ class Project(State):
                     ]
                 self.stock[key] -= 1
         region = offers.region_of(zone)
-        running = [offers.MACHINE_TYPES[self.machine_type(t)] for t in self.existing(INSTANCE)]
         here = [
             offers.MACHINE_TYPES[self.machine_type(thing)].vcpus
             for thing in self.existing(INSTANCE)
@@ -123,7 +122,7 @@ class Project(State):
         ]
         if sum(here) + kind.vcpus > self.quotas[region]:
             return [("QUOTA_EXCEEDED", f"Quota 'CPUS' exceeded. Limit: {self.quotas[region]}.0 in region {region}.")]
-        if kind.gpus and sum(k.gpus for k in running) + kind.gpus > self.gpus_all_regions:
+        if n_gpus and sum(map(self.n_gpus, self.existing(INSTANCE))) + n_gpus > self.gpus_all_regions:
             limit = self.gpus_all_regions
             return [("QUOTA_EXCEEDED", f"Quota 'GPUS_ALL_REGIONS' exceeded. Limit: {limit}.0 globally.")]
         return []

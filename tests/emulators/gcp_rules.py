@@ -71,7 +71,8 @@ def check_instance(project: str, zone: str, body: Json) -> None:
             raise _invalid("tags.items", tag, f"a match of regex '{_TAG}'")
     _check_disks(project, zone, body, kind)
     _check_interfaces(project, body)
-    _check_scheduling(body.get("scheduling", {}), kind)
+    n_attached = _check_accelerators(project, zone, body, kind)
+    _check_scheduling(body.get("scheduling", {}), kind, n_gpus=kind.gpus + n_attached)
 
 
 def check_request_id(request_id: str) -> None:
@@ -151,7 +152,22 @@ def _check_network(project: str, url: str) -> None:
         raise RefusedRequest(404, "notFound", f"The resource 'projects/{project}/global/networks/{name}' was not found")
 
 
-def _check_scheduling(scheduling: Json, kind: offers.MachineType) -> None:
+def _check_accelerators(project: str, zone: str, body: Json, kind: offers.MachineType) -> int:
+    """How many GPUs are attached beside those of the machine type."""
+    count = 0
+    for config in body.get("guestAccelerators", ()):
+        name = config.get("acceleratorType", "").rpartition("/")[2]
+        path = f"zones/{zone}/acceleratorTypes/{name}"
+        if zone not in offers.ACCELERATOR_TYPES.get(name, ("", ()))[1] or not config["acceleratorType"].endswith(path):
+            raise RefusedRequest(404, "notFound", f"The resource 'projects/{project}/{path}' was not found")
+        if kind.family != "n1" or config.get("acceleratorCount", 0) not in offers.ATTACHABLE.get(name, ()):
+            text = f"[{config.get('acceleratorCount')} x {name}] cannot be attached to {kind.name}."
+            raise RefusedRequest(400, "badRequest", text)
+        count += config["acceleratorCount"]
+    return count
+
+
+def _check_scheduling(scheduling: Json, kind: offers.MachineType, *, n_gpus: int) -> None:
     spot = scheduling.get("provisioningModel") == "SPOT"
     limited = "maxRunDuration" in scheduling
     if limited and not 30 <= int(scheduling["maxRunDuration"].get("seconds", 0)) <= 120 * 86_400:
@@ -165,7 +181,7 @@ def _check_scheduling(scheduling: Json, kind: offers.MachineType) -> None:
     migrates = scheduling.get("onHostMaintenance", "TERMINATE" if spot else "MIGRATE") == "MIGRATE"
     if migrates and spot:
         raise RefusedRequest(400, "invalid", "Scheduling must have onHostMaintenance = TERMINATE when preemptible.")
-    if migrates and (kind.gpus or "metal" in kind.name):
+    if migrates and (n_gpus or "metal" in kind.name):
         raise RefusedRequest(400, "invalid", f"Instances of type {kind.name} do not support live migration.")
 
 

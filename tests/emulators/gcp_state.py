@@ -158,6 +158,14 @@ class State:
         self.operations.append(operation)
         return operation
 
+    @staticmethod
+    def n_attached(thing: Thing) -> int:
+        """GPUs beside those of the machine type."""
+        return sum(config["acceleratorCount"] for config in thing.body.get("guestAccelerators", ()))
+
+    def n_gpus(self, thing: Thing) -> int:
+        return offers.MACHINE_TYPES[self.machine_type(thing)].gpus + self.n_attached(thing)
+
     def machine_type(self, thing: Thing) -> str:
         return str(thing.body["machineType"]).rpartition("/")[2]
 
@@ -167,7 +175,8 @@ class State:
             if thing.stopped_unix_s is not None:
                 return Decimal(0)
             spot = thing.body.get("scheduling", {}).get("provisioningModel") == "SPOT"
-            return offers.usd_per_hour(offers.MACHINE_TYPES[self.machine_type(thing)], thing.scope, spot=spot)
+            kind, t4s = offers.MACHINE_TYPES[self.machine_type(thing)], self.n_attached(thing)
+            return offers.usd_per_hour(kind, thing.scope, spot=spot, t4s=t4s)
         per_gib = {DISK: offers.DISK_USD_PER_GIB_HOUR, SNAPSHOT: offers.SNAPSHOT_USD_PER_GIB_HOUR}.get(thing.kind)
         if per_gib is not None:
             return per_gib * int(thing.body.get("sizeGb", 10))

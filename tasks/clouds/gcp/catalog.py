@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 from google.cloud import compute_v1
 
 from tasks.clouds.base import ServerType
+from tasks.clouds.gcp.attached_gpus import OFFERED
 from tasks.clouds.gcp.clients import Clients
 from tasks.clouds.gcp.prices import SOURCE, Rates, Shape, read_rates
 from tasks.clouds.gcp.resources import VENDOR, last_segment
@@ -44,16 +45,25 @@ class _Sold:
     zones: list[str] = field(default_factory=list)
 
 
+@dataclass
+class _Gpu:
+    """model: as Google describes it, "NVIDIA L4"."""
+
+    model: str
+    zones: set[str] = field(default_factory=set)
+
+
 def read_catalog(
     clients: Clients, project: str, regions: Sequence[str], now: Callable[[], float]
 ) -> tuple[ServerType, ...]:
     """Every machine type of these regions (all when empty), sorted by name. Raises what the SDK raises."""
-    with ThreadPoolExecutor(3, thread_name_prefix="gcp-catalog") as pool:
+    with ThreadPoolExecutor(2, thread_name_prefix="gcp-catalog") as pool:
         rates = pool.submit(read_rates, clients)
-        models = pool.submit(_gpu_models, clients, project)
+        gpus = pool.submit(_gpus, clients, project)
         sold = _sold(clients, project, regions)
         read_unix_s = now()
-        return tuple(_server_type(sold[name], rates.result(), models.result(), read_unix_s) for name in sorted(sold))
+        sold |= _sold_with_attached(sold, gpus.result())
+        return tuple(_server_type(sold[name], rates.result(), gpus.result(), read_unix_s) for name in sorted(sold))
 
 
 def _sold(clients: Clients, project: str, regions: Sequence[str]) -> dict[str, _Sold]:
@@ -82,17 +92,29 @@ def _shape(kind: compute_v1.MachineType) -> Shape:
     )
 
 
-def _gpu_models(clients: Clients, project: str) -> dict[str, str]:
-    """ "NVIDIA L4" of "nvidia-l4"."""
+def _gpus(clients: Clients, project: str) -> dict[str, _Gpu]:
+    """What each accelerator type is, and where it is."""
+    found: dict[str, _Gpu] = {}
     request = compute_v1.AggregatedListAcceleratorTypesRequest(project=project)
-    return {
-        kind.name: kind.description
-        for _, scope in clients.accelerator_types.aggregated_list(request=request, **clients.call)
-        for kind in scope.accelerator_types
-    }
+    for scope_name, scope in clients.accelerator_types.aggregated_list(request=request, **clients.call):
+        for kind in scope.accelerator_types:
+            found.setdefault(kind.name, _Gpu(kind.description)).zones.add(last_segment(scope_name))
+    return found
 
 
-def _server_type(sold: _Sold, rates: Rates, gpu_models: dict[str, str], read_unix_s: float) -> ServerType:
+def _sold_with_attached(sold: dict[str, _Sold], gpus: dict[str, _Gpu]) -> dict[str, _Sold]:
+    """Machine types with GPUs attached, where a zone has both."""
+    found: dict[str, _Sold] = {}
+    for offer in OFFERED:
+        base, gpu = sold.get(offer.machine_type), gpus.get(offer.accelerator)
+        zones = [zone for zone in base.zones if zone in gpu.zones] if base and gpu else []
+        if base and zones:
+            shape = replace(base.shape, name=offer.name, gpus=offer.count, accelerator=offer.accelerator)
+            found[offer.name] = _Sold(shape, base.arch, zones)
+    return found
+
+
+def _server_type(sold: _Sold, rates: Rates, gpus: dict[str, _Gpu], read_unix_s: float) -> ServerType:
     """With the zones that have a price, cheapest first. Without any it has no places, so that nothing is planned with
     it, and `price_source` says what is missing."""
     shape = sold.shape
@@ -114,7 +136,7 @@ def _server_type(sold: _Sold, rates: Rates, gpu_models: dict[str, str], read_uni
         price_source=f"{SOURCE}, in effect since {rates.effective[:10]}" if prices else f"none: {why_none}",
         price_read_unix_s=read_unix_s,
         gpus=shape.gpus,
-        gpu_model=gpu_models.get(shape.accelerator, shape.accelerator),
+        gpu_model=gpus[shape.accelerator].model if shape.accelerator in gpus else shape.accelerator,
         gpu_memory_bytes=GPU_MEMORY_GIB.get(shape.accelerator, 0) * 2**30,
         prices={zone: _rounded(usd) for zone, usd in prices.items()},
         spot_prices={zone: _rounded(usd) for zone, usd in spot_prices.items()},

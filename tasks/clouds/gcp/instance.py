@@ -10,6 +10,7 @@ from google.cloud import compute_v1
 
 from tasks.clouds import guest
 from tasks.clouds.base import CreateSpec
+from tasks.clouds.gcp.attached_gpus import attached
 from tasks.clouds.gcp.firewall import network_tags
 from tasks.domain.errors import ConfigError
 
@@ -79,9 +80,11 @@ def instance(spec: CreateSpec, *, network: str, now_unix_s: float) -> compute_v1
         "block-project-ssh-keys": "TRUE",  # nobody logs in but with the key in the user data
         "enable-oslogin": "FALSE",
     }
+    gpus = attached(spec.server_type)
     return compute_v1.Instance(
         name=spec.name,
-        machine_type=f"zones/{spec.place}/machineTypes/{spec.server_type}",
+        machine_type=f"zones/{spec.place}/machineTypes/{gpus.machine_type if gpus else spec.server_type}",
+        guest_accelerators=[gpus.config(spec.place)] if gpus else [],
         labels=dict(spec.tags),
         disks=[_boot_disk(spec)],
         network_interfaces=[
