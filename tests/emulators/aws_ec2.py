@@ -145,9 +145,21 @@ class Backend(Rules):
             if not stuck and now_unix_s >= life.since_unix_s + account.delete_s:
                 self._end(life)
         elif life.state == "terminated" and now_unix_s >= life.since_unix_s + TERMINATED_VISIBLE_S:
-            for key, reservation in list(self.reservations.items()):
-                if instance in reservation.instances:
-                    del self.reservations[key]
+            self._forget(life)
+
+    def _forget(self, life: Life) -> None:
+        """What no API shows any more. Only its token is still known."""
+        for key, reservation in list(self.reservations.items()):
+            if life.instance in reservation.instances:
+                del self.reservations[key]
+        closed = [r.id for r in self.spot_instance_requests.values() if r.instance is life.instance]
+        for request_id in closed:
+            del self.spot_instance_requests[request_id]
+        del self.launches.lives[life.instance.id]
+        known = {*self.launches.lives, *self.volumes, *self.enis, *self.spot_instance_requests}
+        for resource_id in [i for i in self.born if i not in known]:
+            del self.born[resource_id]
+            self.tags.pop(resource_id, None)
 
     def _begin_end(self, life: Life, code: str, message: str) -> None:
         assert self.account is not None
