@@ -60,10 +60,12 @@ def why_not_configured(settings: AzureSettings | None = None) -> str:
 
 
 def open_cloud(settings: AzureSettings | None = None) -> AzureCloud:
-    """Azure with the credentials of the block, else of the SDK. Raises ConfigError for a block that does not load."""
+    """Azure with the credentials of the block, else of the SDK. Raises ConfigError where there are none."""
+    settings = settings or AzureSettings()
+    if why_not := why_not_configured(settings):
+        raise ConfigError(f"azure: {why_not}", next_step="See docs/vendors/azure.md, Credentials.")
     from tasks.clouds.azure import AzureCloud, Connection
 
-    settings = settings or AzureSettings()
     connection = Connection(
         subscription_id=settings.subscription_id,
         credential=_credential(settings),

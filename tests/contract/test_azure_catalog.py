@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
@@ -17,6 +20,7 @@ from tasks.clouds.azure.gpus import model_of
 from tasks.clouds.azure.identity import CloudId, Place, decode_tags, encode_tags
 from tasks.clouds.base import Check, ErrorKind, Scope
 from tasks.domain.errors import ConfigError
+from tasks.settings import CHECKOUT
 from tasks.vendors.azure import AzureSettings, open_cloud, why_not_configured
 from tests.emulators.azure import CLIENT_ID, CLIENT_SECRET, TENANT
 from tests.emulators.azure_sales import IMAGES
@@ -187,8 +191,6 @@ def test_a_service_principal_gets_its_token_and_creates_a_server(world: AzureWor
 
 @pytest.fixture
 def no_azure_environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    import os
-
     for name in [name for name in os.environ if "AZURE_" in name]:
         monkeypatch.delenv(name)
     return monkeypatch
@@ -198,6 +200,8 @@ def test_it_says_without_a_network_why_it_is_not_configured(no_azure_environment
     assert "AZURE_SUBSCRIPTION_ID" in why_not_configured()
     no_azure_environment.setenv("AZURE_SUBSCRIPTION_ID", SUBSCRIPTION)
     assert "AZURE_CLIENT_ID" in why_not_configured()
+    with pytest.raises(ConfigError, match="AZURE_CLIENT_ID"):
+        open_cloud()
     assert why_not_configured(AzureSettings(block="mine")) == ""
     no_azure_environment.setenv("AZURE_CLIENT_ID", CLIENT_ID)
     no_azure_environment.setenv("AZURE_TENANT_ID", TENANT)
@@ -221,6 +225,41 @@ def test_it_opens_with_the_environment_and_options(world: AzureWorld, no_azure_e
     with pytest.raises(ClientAuthenticationError) as caught:
         cloud.catalog()
     assert cloud.classify(caught.value).kind is ErrorKind.AUTH
+
+
+def test_credentials_from_a_prefect_block(prefect_url: str, world: AzureWorld) -> None:
+    code = f"""
+from prefect_azure import AzureContainerInstanceCredentials
+from tasks.settings import CHECKOUT
+from tasks.vendors.azure import AzureSettings, open_cloud
+block = AzureContainerInstanceCredentials(
+    client_id={CLIENT_ID!r}, tenant_id={TENANT!r}, client_secret={CLIENT_SECRET!r},
+    credential_kwargs=dict(authority={world.url!r}, disable_instance_discovery=True),
+)
+block.save("sweeper", _sync=True)
+options = dict(subscription_id={SUBSCRIPTION!r}, endpoint={world.url!r}, ca_file={ca_file()!r})
+print(open_cloud(AzureSettings(block="sweeper", **options)).list_owned().complete)
+try:
+    open_cloud(AzureSettings(block="another", **options))
+except Exception as exc:
+    print(type(exc).__name__, exc)
+"""
+    env = {**os.environ, "PREFECT_API_URL": prefect_url}
+    done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, env=env, capture_output=True, text=True)
+    complete, _, failed = done.stdout.partition("\n")
+    assert (complete, failed.partition(" ")[0]) == ("True", "ConfigError"), done.stderr
+    assert "azure-container-instance-credentials/another" in failed
+    assert CLIENT_SECRET not in done.stdout + done.stderr
+
+
+def test_looking_at_the_vendor_loads_neither_sdk_nor_prefect() -> None:
+    code = """
+import sys, tasks.vendors.azure
+tasks.vendors.azure.why_not_configured()
+print(sorted({m.split(".")[0] for m in sys.modules} & {"azure", "msal", "prefect", "requests"}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
 
 
 # -- errors --

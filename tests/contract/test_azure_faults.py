@@ -364,11 +364,11 @@ def test_a_listing_that_loses_its_second_page_says_so(world: AzureWorld) -> None
 def test_a_call_that_hangs_ends_in_time() -> None:
     with open_world() as world:
         made = world.cloud.create(spec_of(world))
-        hasty = world.cloud_with(read_timeout_s=0.3)
+        hasty = world.cloud_with(read_timeout_s=0.5)
         world.plant(Fault("virtualMachines.list", how="hang", seconds=1.5, times=2))
         listing = hasty.list_owned()
         assert not listing.complete
-        assert {r.kind for r in listing.resources} >= {"group", "disk"}
+        assert any(problem.startswith("machines") for problem in listing.problems)
         world.plant(Fault("virtualMachines.get", how="hang", seconds=1.5))
         with pytest.raises(Exception) as caught:
             hasty.get(made.ref())

@@ -114,8 +114,8 @@ def _cloud(url: str, clock: Clock, credential: TokenCredential, **options: Any) 
         endpoint=url,
         prices_endpoint=url,
         ca_file=ca_file(),
-        connect_timeout_s=5.0,
-        read_timeout_s=options.pop("read_timeout_s", 5.0),
+        connect_timeout_s=30.0,
+        read_timeout_s=options.pop("read_timeout_s", 30.0),
     )
     return AzureCloud(connection, now=clock.now, sleep=clock.sleep, poll_s=1.0, **options)
 
