@@ -76,9 +76,21 @@ def run(
 
 
 @app.command()
-def status(sweep: Sweep = "", as_json: Json = False) -> None:
+def status(
+    sweep: Sweep = "",
+    watch: Annotated[float, typer.Option(help="Show it anew every so many seconds, until Ctrl-C.")] = 0.0,
+    as_json: Json = False,
+) -> None:
     """Show how far the sweeps are: server runs, servers that live, money spent and reserved."""
-    commands.show_status(Settings(), sweep, as_json)
+    commands.show_status(Settings(), sweep, as_json, watch)
+
+
+@app.command()
+def metrics(
+    port: Annotated[int, typer.Option(help="Serve them on this port until Ctrl-C; else print them once.")] = 0,
+) -> None:
+    """Figures for dashboards, as Prometheus reads them: servers, money, the reaper's last pass."""
+    commands.show_metrics(Settings(), port)
 
 
 @app.command()

@@ -88,21 +88,38 @@ def run_sweep(
     return {"nothing_to_do": 3, "some_failed": 4, "over_budget": 5}.get(result.status, 0)
 
 
-def show_status(settings: Settings, sweep_id: str, as_json: bool) -> None:
+def show_status(settings: Settings, sweep_id: str, as_json: bool, watch_s: float = 0.0) -> None:
     services = open_services(settings)
-    runs = services.ledger.server_runs(sweep_id or None)
-    spending = {s: services.ledger.spent(s) for s in dict.fromkeys(r.sweep_id for r in runs)}
-    alive = services.ledger.open_rows(sweep_id or None)
     if as_json:
+        runs = services.ledger.server_runs(sweep_id or None)
+        spending = {s: services.ledger.spent(s) for s in dict.fromkeys(r.sweep_id for r in runs)}
         print_json(
             {
                 "runs": [asdict(r) for r in runs],
                 "spent": {s: asdict(v) for s, v in spending.items()},
-                "open": [asdict(r) for r in alive],
+                "open": [asdict(r) for r in services.ledger.open_rows(sweep_id or None)],
             }
         )
         return
-    render.status(runs, spending, alive, services.now)
+
+    def view() -> Any:
+        runs = services.ledger.server_runs(sweep_id or None)
+        spending = {s: services.ledger.spent(s) for s in dict.fromkeys(r.sweep_id for r in runs)}
+        return render.status(runs, spending, services.ledger.open_rows(sweep_id or None), services.now)
+
+    if watch_s:
+        render.watch(view, watch_s)
+    render.out.print(view())
+
+
+def show_metrics(settings: Settings, port: int) -> None:
+    from flows.metrics import exposition, serve
+
+    services = open_services(settings)
+    if port:
+        serve(services, port)
+    else:
+        sys.stdout.write(exposition(services))
 
 
 def show_decisions(settings: Settings, server: str, model: str, sweep_id: str, as_json: bool) -> None:

@@ -13,10 +13,12 @@ from typing import Any
 
 import humanize
 import polars as pl
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.prompt import Confirm
 from rich.table import Table
+from rich.text import Text
 
 from tasks.domain.sweep_plan import SweepPlan
 from tasks.progress import Step, listening
@@ -227,25 +229,41 @@ def _footer(services: Any, result: Any, rows: Sequence[Mapping[str, Any]]) -> No
 
 def status(
     runs: Sequence[Any], spending: Mapping[str, Any], alive: Sequence[Any], now: Callable[[str], float]
-) -> None:
-    """now: the time by the clock of a vendor."""
+) -> RenderableType:
+    """now: the time by the clock of a vendor. Runs under way come first; of ended ones the newest are shown."""
     if not runs:
-        out.print("No sweep has been started yet.")
-        hint("tokensweep plan")
-        return
+        return Text("No sweep has been started yet. next: tokensweep plan")
+    shown = sorted(runs, key=lambda r: (r.ended_unix_s is not None, -r.started_unix_s))[:ROWS_SHOWN]
     table = Table(title="Server runs", title_justify="left")
     for name in ("sweep", "server", "state", "started", "seconds", "controller"):
         table.add_column(name)
-    for r in runs:
+    for r in shown:
         seconds = (r.ended_unix_s or now(r.vendor)) - r.started_unix_s
         started = humanize.naturaltime(now(r.vendor) - r.started_unix_s)
         table.add_row(r.sweep_id, r.server, r.state.value, started, f"{seconds:.0f}", f"pid {r.pid} on {r.host}")
-    out.print(table)
+    parts: list[RenderableType] = [table]
+    if len(runs) > len(shown):
+        parts.append(f"… and {len(runs) - len(shown)} more; --json has them all.")
+    states = Counter(r.state.value for r in runs)
+    parts.append(", ".join(f"{n} {state}" for state, n in states.most_common()))
     for sweep_id, money in spending.items():
-        out.print(f"{sweep_id}: {money.settled_usd:.4f} USD spent, {money.reserved_usd:.4f} USD reserved")
-    out.print(f"{len(alive)} servers alive or not yet proven gone")
-    for row in alive:
-        out.print(f"  {row.vendor} {row.name} ({row.server_type}): {row.state.value}")
+        parts.append(f"{sweep_id}: {money.settled_usd:.4f} USD spent, {money.reserved_usd:.4f} USD reserved")
+    parts.append(f"{len(alive)} servers alive or not yet proven gone")
+    parts += [f"  {row.vendor} {row.name} ({row.server_type}): {row.state.value}" for row in alive[:ROWS_SHOWN]]
+    return Group(*parts)
+
+
+def watch(view: Callable[[], RenderableType], every_s: float) -> None:
+    """Show it anew every few seconds, until Ctrl-C; one below the other where there is no terminal."""
+    if not out.is_terminal:
+        while True:
+            out.print(view())
+            sys.stdout.flush()
+            time.sleep(every_s)
+    with Live(view(), console=out, auto_refresh=False, screen=True) as live:
+        while True:
+            time.sleep(every_s)
+            live.update(view(), refresh=True)
 
 
 def decisions(server: str, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -107,6 +107,10 @@ class Running:
         """Until `text` has been said n times on stderr."""
         self._wait(lambda: sum(text in line for line in self._said["err"]) >= n, f"{text!r} {n} times")
 
+    def wait_for_output(self, text: str) -> None:
+        """Until `text` has been said on stdout."""
+        self._wait(lambda: any(text in line for line in self._said["out"]), f"{text!r} on stdout")
+
     def _wait(self, condition: Callable[[], bool], what: str) -> None:
         end = time.monotonic() + PATIENCE_S
         with self._news:

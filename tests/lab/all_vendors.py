@@ -42,6 +42,7 @@ SERVERS = {
     "hetzner": ("cx23",),
     "upcloud": ("1xCPU-2GB",),
 }
+PATIENCE_S = 1200.0
 NO_QUOTA = "c7i.xlarge"
 SPOT = "gcp/e2-standard-2"
 PRESET: dict[str, Any] = {
@@ -181,7 +182,7 @@ def wide_sweep(lab: Lab) -> list[str]:
     """Every vendor at once; returns what is wrong."""
     plant(lab)
     names = [f"{vendor}/{name}" for vendor, sold in SERVERS.items() for name in sold]
-    done = lab.product.run("run", "--yes", "-v", preset(lab, "wide", names))
+    done = lab.product.start("run", "--yes", "-v", preset(lab, "wide", names)).end(PATIENCE_S)
     sys.stdout.write(done.out)
     runs = lab.product.query("SELECT vendor, server, outcome, reason, detail FROM v_server_runs ORDER BY ALL")
     problems = [f"{n} has no outcome" for n in names if n not in {f"{r['vendor']}/{r['server']}" for r in runs}]
@@ -208,7 +209,7 @@ def spot_sweep(lab: Lab) -> list[str]:
         emulator.preempt(name)
 
     when(running, ": run tiny-15m pp128", preempt)
-    done = running.end()
+    done = running.end(PATIENCE_S)
     sys.stdout.write(done.out)
     (run,) = lab.product.query("SELECT outcome, reason FROM v_server_runs WHERE spot")
     sys.stdout.write(f"spot: {run['outcome']} {run['reason']}\n")
@@ -220,7 +221,7 @@ def stuck_sweep(lab: Lab) -> list[str]:
     emulator = lab.emulators["aws"]
     emulator.stock.clear()
     emulator.stuck_all = True
-    done = lab.product.run("run", "--yes", preset(lab, "stuck", ("aws/c7i.large",), pp=[16], tg=[]))
+    done = lab.product.start("run", "--yes", preset(lab, "stuck", ("aws/c7i.large",), pp=[16], tg=[])).end(PATIENCE_S)
     shown = lab.product.run("leaks")
     sys.stdout.write(shown.out)
     problems = [] if (done.rc, shown.rc) == (6, 6) else [f"stuck: run ended {done.rc}, leaks {shown.rc}, not 6 and 6"]
