@@ -15,16 +15,15 @@ from tasks.clouds.base import OWNER, OWNER_TAG
 from tests.emulators import gcp_offers as offers
 from tests.emulators import gcp_rules as rules
 from tests.emulators.base import Existing, Faults, Machines, NoMachines, StartResponse, WsgiApp
-from tests.emulators.gcp_answers import Answers, label_filter, target_filter
+from tests.emulators.gcp_answers import Answers
 from tests.emulators.gcp_discovery import Call, RefusedRequest, service
+from tests.emulators.gcp_methods import Methods
 from tests.emulators.gcp_project import Project
 from tests.emulators.gcp_state import (
     ADDRESS,
     DISK,
-    FIREWALL,
     INSTANCE,
     SNAPSHOT,
-    Operation,
     Thing,
     Timing,
 )
@@ -34,7 +33,6 @@ DOCUMENTS = ("compute.v1", "cloudbilling.v1", "cloudresourcemanager.v3")
 TOKEN = "emulated-token"
 KINDS = {INSTANCE: "server", DISK: "disk", ADDRESS: "ip", SNAPSHOT: "snapshot"}
 _SIDE_IDS = {DISK: "disk/", ADDRESS: "ip/", SNAPSHOT: "snapshot/"}
-_AGGREGATED = {"instances": INSTANCE, "disks": DISK, "addresses": ADDRESS}
 
 _SAID: dict[str, tuple[int, str]] = {  # a code: with which status, and in which domain's words
     "rateLimitExceeded": (403, "Quota exceeded for quota metric 'Queries' and limit 'Queries per minute'."),
@@ -55,7 +53,7 @@ _ERROR_INFO = {
 
 
 @dataclass
-class GcpEmulator:
+class GcpEmulator(Methods):
     """unreachable: zones that listings lack; unreachable_as: where they say so. granted: permissions of the caller,
     all when None. tokens: those that are valid. page_size: of listings, at most."""
 
@@ -80,7 +78,7 @@ class GcpEmulator:
         self.app: WsgiApp = self._serve
         self.project = Project(self.now, self.machines, timing=self.timing)
         self._lock = RLock()
-        self._answers = Answers(self.project)
+        self.answers = Answers(self.project)
         self._n_foreign = 0
 
     # -- what it is --
@@ -104,9 +102,7 @@ class GcpEmulator:
     def add(self, kind: str, name: str, scope: str, body: Json) -> Thing:
         """Something that somebody made without us."""
         with self._lock:
-            thing = Thing(kind, self.project.next_id(), name, scope, body, self.now())
-            self.project.things.append(thing)
-            return thing
+            return self.project.add(kind, name, scope, body)
 
     def add_foreign(self) -> None:
         self._n_foreign += 1
@@ -153,7 +149,7 @@ class GcpEmulator:
             with self._lock:
                 call = self._read(environ)
                 failed = self.project.fail_insert(call.path["zone"], call.body, call.query.get("requestId", ""), code)
-                return _send(start_response, 200, self._answers.operation(failed))
+                return _send(start_response, 200, self.answers.operation(failed))
         status, message = _SAID.get(code, (400, f"{code} happened."))
         return _send(start_response, status, _error(status, code, message))
 
@@ -182,17 +178,7 @@ class GcpEmulator:
         self._authenticate(environ.get("HTTP_AUTHORIZATION", ""))
         call = self._read(environ)
         self._authorize(call)
-        resource, _, method = call.operation.rpartition(".")
-        special = getattr(self, f"_{call.operation.replace('.', '_')}", None)
-        if special is not None:
-            return dict(special(call))
-        if method == "aggregatedList" and resource in _AGGREGATED:
-            return self._aggregated(resource, call)
-        if method == "get" and resource in (*_AGGREGATED, SNAPSHOT, FIREWALL, "globalAddresses"):
-            return self._answers.thing(self._find(resource, call))
-        if method == "delete" and resource in (DISK, ADDRESS, SNAPSHOT, "globalAddresses"):
-            return self._answers.operation(self.project.delete_side(self._find(resource, call)))
-        raise RefusedRequest(501, "notImplemented", f"The emulator does not know {call.operation}.")
+        return self.call(call)
 
     def _authenticate(self, header: str) -> None:
         """A known token, or a service account's own signed one."""
@@ -207,125 +193,6 @@ class GcpEmulator:
         for permission in rules.PERMISSIONS.get(call.operation, ()):
             if self.granted is not None and permission not in self.granted:
                 raise RefusedRequest(403, "forbidden", f"Required '{permission}' permission for 'projects/{project}'")
-
-    # -- methods --
-
-    def _find(self, resource: str, call: Call) -> Thing:
-        kind = {"globalAddresses": ADDRESS}.get(resource, resource)
-        scope = call.path.get("zone") or call.path.get("region") or "global"
-        singular = {ADDRESS: "address"}.get(kind, kind.removesuffix("s"))
-        return self.project.find(kind, scope, call.path[singular])
-
-    def _instances_insert(self, call: Call) -> Json:
-        zone = call.path["zone"]
-        if zone not in offers.ZONES:
-            raise RefusedRequest(
-                404, "notFound", f"The resource 'projects/{self.project.name}/zones/{zone}' was not found"
-            )
-        request_id = call.query.get("requestId", "")
-        rules.check_request_id(request_id)
-        rules.check_instance(self.project.name, zone, call.body)
-        return self._answers.operation(self.project.insert(zone, call.body, request_id))
-
-    def _instances_delete(self, call: Call) -> Json:
-        return self._answers.operation(self.project.delete_instance(self._find(INSTANCE, call)))
-
-    def _aggregated(self, resource: str, call: Call) -> Json:
-        wanted = label_filter(call.query.get("filter", ""))
-        scopes = {DISK: offers.ZONES, INSTANCE: offers.ZONES, ADDRESS: (*offers.REGIONS, "global")}[resource]
-        cut_off = {
-            z for s in self.unreachable for z in scopes if s in (z, offers.region_of(z)) or offers.region_of(s) == z
-        }
-        found = [t for t in self.project.listed(_AGGREGATED[resource]) if wanted(t.labels) and t.scope not in cut_off]
-        first = int(call.query.get("pageToken") or 0)
-        size = min(int(call.query.get("maxResults") or 500), self.page_size)
-        return self._answers.aggregated(
-            resource, scopes, found[first : first + size], first + size if first + size < len(found) else 0, cut_off,
-            self.unreachable_as,
-        )  # fmt: skip
-
-    def _snapshots_list(self, call: Call) -> Json:
-        wanted = label_filter(call.query.get("filter", ""))
-        return self._answers.listing(
-            "compute#snapshotList",
-            [self._answers.thing(t) for t in self.project.listed(SNAPSHOT) if wanted(t.labels)],
-            call,
-            self.page_size,
-        )
-
-    def _zoneOperations_get(self, call: Call) -> Json:
-        for operation in self.project.operations:
-            if (operation.zone, operation.name) == (call.path["zone"], call.path["operation"]):
-                return self._answers.operation(operation)
-        path = f"projects/{self.project.name}/zones/{call.path['zone']}/operations/{call.path['operation']}"
-        raise RefusedRequest(404, "notFound", f"The resource '{path}' was not found")
-
-    def _zoneOperations_list(self, call: Call) -> Json:
-        wanted = target_filter(call.query.get("filter", ""))
-        here = [o for o in self.project.operations if o.zone == call.path["zone"]]
-        shown = [self._answers.operation(operation) for operation in here]
-        return self._answers.listing(
-            "compute#operationList", [o for o in shown if wanted(o["targetLink"])], call, self.page_size
-        )
-
-    def _firewalls_insert(self, call: Call) -> Json:
-        rules.check_firewall(self.project.name, call.body)
-        name = call.body["name"]
-        if any(thing.name == name for thing in self.project.existing(FIREWALL)):
-            path = self.project.path(FIREWALL, "global", name)
-            raise RefusedRequest(409, "alreadyExists", f"The resource '{path}' already exists")
-        return self._answers.operation(self._begin_global(self.add(FIREWALL, name, "global", call.body)))
-
-    def _begin_global(self, thing: Thing) -> Operation:
-        return self.project.begin("insert", "global", thing, 5.0)
-
-    def _networks_get(self, call: Call) -> Json:
-        name = call.path["network"]
-        if name != "default":
-            path = f"projects/{self.project.name}/global/networks/{name}"
-            raise RefusedRequest(404, "notFound", f"The resource '{path}' was not found")
-        return {"kind": "compute#network", "id": "1", "name": name, "autoCreateSubnetworks": True}
-
-    def _projects_get(self, call: Call) -> Json:
-        in_use = sum(map(self.project.n_gpus, self.project.existing(INSTANCE)))
-        quota = {"metric": "GPUS_ALL_REGIONS", "limit": self.project.gpus_all_regions, "usage": in_use}
-        return {"kind": "compute#project", "id": "5", "name": self.project.name, "quotas": [quota]}
-
-    def _regions_list(self, call: Call) -> Json:
-        return self._answers.regions(call, self.page_size)
-
-    def _images_getFromFamily(self, call: Call) -> Json:
-        image = offers.IMAGES.get((call.path["project"], call.path["family"]))
-        if image is None:
-            path = f"projects/{call.path['project']}/global/images/family/{call.path['family']}"
-            raise RefusedRequest(404, "notFound", f"The resource '{path}' was not found")
-        return {
-            "kind": "compute#image",
-            "id": "9",
-            "name": f"{image.family}-v20261101",
-            "architecture": image.arch,
-            "diskSizeGb": str(image.size_gb),
-        }
-
-    def _machineTypes_aggregatedList(self, call: Call) -> Json:
-        return self._answers.machine_types(call, self.page_size)
-
-    def _acceleratorTypes_aggregatedList(self, call: Call) -> Json:
-        return self._answers.accelerator_types()
-
-    def _services_skus_list(self, call: Call) -> Json:
-        found, first = offers.skus(), int(call.query.get("pageToken") or 0)
-        size = min(int(call.query.get("pageSize") or 5000), self.page_size)
-        if call.path["parent"] != "services/6F81-5844-456A":
-            raise RefusedRequest(404, "notFound", "Requested entity was not found.")
-        return {
-            "skus": found[first : first + size],
-            "nextPageToken": str(first + size) if first + size < len(found) else "",
-        }
-
-    def _projects_testIamPermissions(self, call: Call) -> Json:
-        asked = call.body.get("permissions", [])
-        return {"permissions": [p for p in asked if self.granted is None or p in self.granted]}
 
 
 def _error(status: int, reason: str, message: str) -> Json:

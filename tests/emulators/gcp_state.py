@@ -142,6 +142,11 @@ class State:
         self._ids += 7
         return self._ids
 
+    def add(self, kind: str, name: str, scope: str, body: Json) -> Thing:
+        thing = Thing(kind, self.next_id(), name, scope, body, self.now())
+        self.things.append(thing)
+        return thing
+
     def begin(
         self,
         kind: str,
