@@ -198,14 +198,15 @@ def test_everything_of_ours_is_listed_over_many_pages(world: UpCloudWorld) -> No
         assert world.cloud.get(resource.ref()) is None
 
 
-def test_what_goes_between_two_pages_hides_nothing(world: UpCloudWorld) -> None:
+@pytest.mark.parametrize("request_number", [2, 4])
+def test_what_goes_between_two_pages_hides_nothing(world: UpCloudWorld, request_number: int) -> None:
     add = world.emulator.account.add
     storages = [
         add("storage", f"s{n}", "de-fra1", {OWNER_TAG: OWNER}, size=10, tier="hdd", type="normal") for n in range(101)
     ]
 
     def delete_the_first(operation: str) -> None:
-        if operation == "GET /storage/private" and world.calls().count(operation) == 2:
+        if operation == "GET /storage/private" and world.calls().count(operation) == request_number:
             storages[0].ended_unix_s = world.now()
 
     world.emulator.on_operation = delete_the_first

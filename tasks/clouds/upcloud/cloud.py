@@ -15,7 +15,7 @@ from typing import Any
 from upcloud_api import CloudManager, Label, Server, Storage, UpCloudAPIError, login_user_block
 from upcloud_api.storage import BackupDeletionPolicy
 
-from tasks.clouds.base import INTENT_TAG, Check, Classified, CreateSpec, Listing, Ref, Resource, ServerType, Traits
+from tasks.clouds.base import Check, Classified, CreateSpec, Listing, Ref, Resource, ServerType, Traits
 from tasks.clouds.guest import user_data
 from tasks.clouds.upcloud import errors
 from tasks.clouds.upcloud.catalog import Catalog
@@ -33,7 +33,7 @@ from tasks.clouds.upcloud.inventory import (
     servers_named,
     storage_resource,
 )
-from tasks.clouds.upcloud.labels import tags_of, to_labels
+from tasks.clouds.upcloud.labels import to_labels
 from tasks.domain.errors import UnsupportedError
 
 _GIB = 2**30
@@ -184,8 +184,7 @@ class UpCloud:
             self._delete_server(rest)
         else:
             for server in servers_named(self._manager, ref.name):
-                if INTENT_TAG in tags_of(server):
-                    self._delete_server(str(server["uuid"]))
+                self._delete_server(str(server["uuid"]))
 
     def _delete_server(self, uuid: str) -> None:
         server = self._read(f"/server/{uuid}", "server")
