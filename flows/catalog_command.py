@@ -47,11 +47,11 @@ def import_sparecores(
     as_json: Json = False,
 ) -> None:
     """Take server types over from a dump of the Spare Cores Navigator, so that planning works without any account."""
+    from tasks.clouds.traits import TRAITS
     from tasks.sparecores_catalog import import_dump
-    from tasks.wiring import CLASSES
 
     when = read_on.replace(tzinfo=UTC) if read_on else None
-    done = import_dump(dump, prices, Path(Settings().lake_root), vendors=CLASSES, read_at=when)
+    done = import_dump(dump, prices, Path(Settings().lake_root), vendors=TRAITS, read_at=when)
     if as_json:
         print_json({"n_types": done.n_types, "left_out": done.left_out, "files": [str(path) for path in done.files]})
         return

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from tasks.catalog import OfflineCatalog
 from tasks.clouds.base import Cloud
 from tasks.clouds.clock import Clock, clock_of
+from tasks.clouds.traits import TRAITS
 from tasks.domain.errors import ConfigError
 from tasks.domain.lifecycle import LedgerError
 from tasks.ledger import Ledger
@@ -60,18 +61,6 @@ def _is_used(vendor: str, settings: Settings) -> bool:
 
 VENDORS: tuple[str, ...] = ("local", "sim", "aws", "azure", "gcp", "hetzner", "upcloud")
 """Those that are not in the home folder are modules of `tasks.vendors`, imported when used: their SDKs take seconds."""
-
-
-CLASSES = {
-    "aws": "AwsCloud",
-    "azure": "AzureCloud",
-    "gcp": "GcpCloud",
-    "hetzner": "HetznerCloud",
-    "local": "LocalCloud",
-    "sim": "SimCloud",
-    "upcloud": "UpCloud",
-}
-"""Class of each vendor in `tasks.clouds.<vendor>`; its traits are known without any account."""
 
 
 def make_home(home: Path) -> None:
@@ -131,10 +120,9 @@ class Services:
 
     def offline(self, vendor: str) -> OfflineCatalog:
         """What the vendor sold when it was last read here. Asks no network and needs no account."""
-        if vendor not in CLASSES:
-            raise ConfigError(f"There is no vendor {vendor!r}.", next_step=f"Known: {', '.join(sorted(CLASSES))}.")
-        cloud_class = getattr(import_module(f"tasks.clouds.{vendor}"), CLASSES[vendor])
-        return OfflineCatalog(vendor, cloud_class.traits, Path(self.settings.lake_root))
+        if vendor not in TRAITS:
+            raise ConfigError(f"There is no vendor {vendor!r}.", next_step=f"Known: {', '.join(sorted(TRAITS))}.")
+        return OfflineCatalog(vendor, TRAITS[vendor], Path(self.settings.lake_root))
 
     def local(self) -> LocalCloud:
         """This machine as a vendor, for what only it can do: serve models to its servers."""

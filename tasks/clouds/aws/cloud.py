@@ -29,8 +29,8 @@ from tasks.clouds.base import (
     Ref,
     Resource,
     ServerType,
-    Traits,
 )
+from tasks.clouds.traits import TRAITS
 from tasks.domain.errors import ConfigError, UnsupportedError
 
 # Three makers of processors, 4 GiB each; together about a quarter of a dollar per hour.
@@ -50,23 +50,7 @@ class AwsCloud:
     now: Callable[[], float] = time.time
 
     vendor = VENDOR
-    traits = Traits(
-        # A stopped instance costs nothing, but its disks do; ours are terminated and not stopped.
-        # https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/ec2-instance-lifecycle.html
-        stopped_bills=False,
-        # Linux by the second, at least one minute: https://aws.amazon.com/ec2/pricing/on-demand/
-        billing_minimum_s=60,
-        billing_increment_s=1,
-        # A name is a tag, and tags are not unique.
-        unique_names=False,
-        # ClientToken: https://docs.aws.amazon.com/ec2/latest/devguide/ec2-api-idempotency.html
-        idempotency_token=True,
-        # Nothing ends an instance at a given time but itself: shutdown terminates, and the guest's timer shuts down.
-        native_ttl=False,
-        # https://docs.aws.amazon.com/ec2/latest/devguide/eventual-consistency.html names no bound and advises waits
-        # from seconds to minutes.
-        visibility_lag_s=60.0,
-    )
+    traits = TRAITS["aws"]
 
     def __post_init__(self) -> None:
         self.clients = Clients(self.session, self.options)

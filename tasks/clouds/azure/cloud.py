@@ -32,7 +32,8 @@ from tasks.clouds.azure.identity import (
 )
 from tasks.clouds.azure.listing import Inventory
 from tasks.clouds.azure.skus import Skus
-from tasks.clouds.base import Check, Classified, CreateSpec, Listing, Ref, Resource, ServerType, Traits
+from tasks.clouds.base import Check, Classified, CreateSpec, Listing, Ref, Resource, ServerType
+from tasks.clouds.traits import TRAITS
 
 if TYPE_CHECKING:
     from azure.mgmt.compute.models import VirtualMachine
@@ -52,19 +53,7 @@ class AzureCloud:
     """
 
     vendor = VENDOR
-    traits = Traits(
-        # "Stopped (allocated)" is billed: https://learn.microsoft.com/azure/virtual-machines/states-billing
-        stopped_bills=True,
-        # Linux machines are billed by the second, at least five minutes as Spare Cores has it
-        # (https://github.com/SpareCores/sc-crawler, vendors.py).
-        billing_minimum_s=300,
-        billing_increment_s=1,
-        unique_names=True,  # of groups in a subscription, and of machines in a group, with If-None-Match: *
-        idempotency_token=False,
-        native_ttl=False,  # auto-shutdown deallocates; nothing deletes (see creation.py)
-        # Lists are served from a cache; no bound is documented. Met: https://github.com/hashicorp/terraform-provider-azurerm/issues/16155
-        visibility_lag_s=60.0,
-    )
+    traits = TRAITS["azure"]
 
     def __init__(
         self,

@@ -25,7 +25,6 @@ from tasks.clouds.base import (
     Ref,
     Resource,
     ServerType,
-    Traits,
 )
 from tasks.clouds.gcp import errors, listing, operations, resources
 from tasks.clouds.gcp.clients import Clients
@@ -33,6 +32,7 @@ from tasks.clouds.gcp.firewall import Firewall
 from tasks.clouds.gcp.instance import instance, request_id
 from tasks.clouds.gcp.operations import Operations
 from tasks.clouds.guest import USERNAME
+from tasks.clouds.traits import TRAITS
 from tasks.domain.errors import ConfigError
 
 _DEFAULT_SERVER_TYPES = ("e2-standard-2", "n4-standard-2", "n4d-standard-2", "c4a-standard-2")
@@ -45,19 +45,7 @@ class GcpCloud:
     """
 
     vendor = resources.VENDOR
-    traits = Traits(
-        # A stopped instance is not billed for CPU and memory, and is for its disks:
-        # docs.cloud.google.com/compute/docs/instances/stop-start-instance#billing
-        stopped_bills=True,
-        # "a minimum of 1 minute, then per second": cloud.google.com/compute/vm-instance-pricing#billingmodel
-        billing_minimum_s=60,
-        billing_increment_s=1,
-        unique_names=True,  # in a zone: alreadyExists, docs.cloud.google.com/compute/docs/naming-resources
-        idempotency_token=True,  # requestId of instances.insert in the API's discovery document
-        native_ttl=True,  # maxRunDuration: docs.cloud.google.com/compute/docs/instances/limit-vm-runtime
-        # No bound is documented; reads follow writes closely. This is caution.
-        visibility_lag_s=15.0,
-    )
+    traits = TRAITS["gcp"]
 
     def __init__(
         self,

@@ -30,7 +30,6 @@ from tasks.clouds.base import (
     Ref,
     Resource,
     ServerType,
-    Traits,
 )
 from tasks.clouds.guest import user_data
 from tasks.clouds.hetzner import errors
@@ -47,6 +46,7 @@ from tasks.clouds.hetzner.inventory import (
     split_id,
 )
 from tasks.clouds.hetzner.labels import to_labels, to_tags
+from tasks.clouds.traits import TRAITS
 from tasks.domain.errors import UnsupportedError
 
 logger = logging.getLogger(__name__)
@@ -65,20 +65,7 @@ class HetznerCloud:
     """
 
     vendor = VENDOR
-    traits = Traits(
-        # docs.hetzner.com/cloud/billing/faq: billed until deleted, powered off or not; by the hour, rounded up.
-        stopped_bills=True,
-        billing_minimum_s=3600,
-        billing_increment_s=3600,
-        # docs.hetzner.cloud/reference/cloud, "Create a Server": the name must be unique in the project; no token.
-        unique_names=True,
-        idempotency_token=False,
-        native_ttl=False,
-        # Nothing is said of listings that lag; our margin.
-        visibility_lag_s=10.0,
-        # A location is one place; network zones only join private networks.
-        regions_are_zones=True,
-    )
+    traits = TRAITS["hetzner"]
 
     def __init__(
         self,
@@ -100,7 +87,7 @@ class HetznerCloud:
         return self._catalog.server_types()
 
     def server_type(self, name: str) -> ServerType:
-        """Raises ConfigError (never heard of it) or CapacityError (sold out everywhere)."""
+        """Without places when it is sold out or withdrawn everywhere."""
         return self._catalog.server_type(name)
 
     def default_server_types(self) -> Sequence[str]:

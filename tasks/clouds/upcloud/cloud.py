@@ -15,8 +15,9 @@ from typing import Any
 from upcloud_api import CloudManager, Label, Server, Storage, UpCloudAPIError, login_user_block
 from upcloud_api.storage import BackupDeletionPolicy
 
-from tasks.clouds.base import Check, Classified, CreateSpec, Listing, Ref, Resource, ServerType, Traits
+from tasks.clouds.base import Check, Classified, CreateSpec, Listing, Ref, Resource, ServerType
 from tasks.clouds.guest import user_data
+from tasks.clouds.traits import TRAITS
 from tasks.clouds.upcloud import errors
 from tasks.clouds.upcloud.catalog import Catalog
 from tasks.clouds.upcloud.doctor import examine
@@ -48,20 +49,7 @@ class UpCloud:
     """
 
     vendor = VENDOR
-    traits = Traits(
-        # upcloud.com/docs/getting-started/accounts/account-balance, developers.upcloud.com/1.3/4-pricing: by the hour.
-        # Storages and addresses bill while a server is stopped, and with most plans the server does too.
-        stopped_bills=True,
-        billing_minimum_s=3600,
-        billing_increment_s=3600,
-        # developers.upcloud.com/1.3/8-servers: neither hostname nor title need be unique; no token.
-        unique_names=False,
-        idempotency_token=False,
-        native_ttl=False,
-        # Nothing is said of listings that lag; our margin, wide because absence is all that there is to go by.
-        visibility_lag_s=30.0,
-        regions_are_zones=True,
-    )
+    traits = TRAITS["upcloud"]
 
     def __init__(
         self,
