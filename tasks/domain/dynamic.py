@@ -16,7 +16,7 @@ from tasks.domain.cells import PP, Cell, Reason
 from tasks.domain.classic import process_limit_s
 from tasks.domain.memory import disk_needed_bytes
 from tasks.domain.policy import GO, BenchView, DownloadView, RunView, Verdict
-from tasks.domain.predict import Prior, predict
+from tasks.domain.predict import QUANTILES, Prior, predict
 from tasks.domain.prior_data import PRIOR
 from tasks.domain.run_plan import ModelSpec
 from tasks.domain.sequential import pooled_half_width_ratio
@@ -34,16 +34,19 @@ class DynamicPolicy:
 
     ci_ratio: half-width of the 95 % interval of the mean, relative to it, at which repeats stop.
     noise_df: how many degrees of freedom the noise of the server's other cells weighs in that interval.
-    optimism: quantile of a prediction's residuals (predict.QUANTILES) that must miss the gate before a cell is skipped.
+    point_usd: what a measured cell is worth; a cell is skipped when its chance of passing, times this, is below the
+        price of its first run. optimism, least_optimism: the quantiles of a prediction's residuals
+        (predict.QUANTILES) between which that chance is looked for.
     hopeless_slack: of the first run of a cell of which nothing can be predicted; least_slack: of the first run
         of any. budget_slack: of the whole cell.
     hope: share of the predicted speed that the runs to come are trusted with, against what the first ones show, until
-        patient_samples are there.
+        patient_samples are there; first_run_ratio: how much shorter than those the later ones may turn out.
     load_floor_bytes_per_s: a load slower than this is given up, unless it is within load_slack times the budget of
         the cell that waits for it.
     least_saving_s: cells that cost little take all their repeats; they are what later predictions rest on.
     download_wait_s: the longest that a server may stand idle for one model.
     download_judge_s: seconds of active download before its speed is judged (early speed forecasts badly).
+    download_optimism: factor on its speed until download_sure_s, then less and less.
     """
 
     name: str = "dynamic"
@@ -54,17 +57,21 @@ class DynamicPolicy:
     ci_ratio: float = 0.09
     noise_df: float = 8.0
     least_saving_s: float = 3.0
+    point_usd: float = 3.0
     optimism: float = 0.998
+    least_optimism: float = 0.95
     hopeless_slack: float = 1.25
-    least_slack: float = 1.05
-    budget_slack: float = 1.0
+    least_slack: float = 1.15
+    budget_slack: float = 1.02
     patient_samples: int = 3
-    hope: float = 0.9
+    first_run_ratio: float = 0.92
+    hope: float = 1.0
     load_floor_bytes_per_s: float = 100e6
     load_slack: float = 1.5
     download_wait_s: float = 900.0
     download_judge_s: float = 20.0
     download_optimism: float = 2.0
+    download_sure_s: float = 600.0
     download_check_s: float = 5.0
     memory_ratio: float = 1.05
     run_ahead_memory_ratio: float = 0.9
@@ -121,7 +128,7 @@ class DynamicPolicy:
     def _speed_gate(self, view: RunView, cell: Cell) -> Verdict:
         """Skip what even an optimist sees miss its gate, or not finished before money or deadline end the run."""
         gate = self.gate_tok_per_s(view, cell)
-        prediction = predict(view, cell, self.prior, self.optimism)
+        prediction = predict(view, cell, self.prior, self._optimism(view, cell))
         if prediction is None:
             return Verdict(True, evidence={"min_tok_per_s": gate, "predicted": "nothing comparable measured yet"})
         evidence = {**prediction.evidence(), "min_tok_per_s": gate}
@@ -131,6 +138,13 @@ class DynamicPolicy:
         needed_s = cell.n_tokens / prediction.optimistic_tok_per_s * n_runs
         evidence.update(needed_s=needed_s, remaining_s=view.remaining_s, usd_per_hour=view.plan.price_usd_per_hour)
         return Verdict(needed_s <= view.remaining_s, view.end_reason, evidence)
+
+    def _optimism(self, view: RunView, cell: Cell) -> float:
+        """The quantile that must miss: a cell is not worth its first run when chance times worth is below the price."""
+        look_usd = view.plan.price_usd_per_hour / 3600 * self.budget_s(view, cell) / self._n_runs(cell)
+        wanted = 1.0 - look_usd / self.point_usd
+        listed = (q for q in QUANTILES if max(wanted, self.least_optimism) <= q <= self.optimism)
+        return min(listed, default=self.optimism)
 
     def _n_runs(self, cell: Cell) -> int:
         return GATE_REPEATS + (1 if cell.task == PP else 0)
@@ -171,7 +185,11 @@ class DynamicPolicy:
         best_s = self._best_case_s(view, cell)
         if k:
             shown_s = min(bench.samples_s)
-            best_s = min(best_s, shown_s) if best_s and k < self.patient_samples else shown_s
+            if k < self.patient_samples:  # first runs are often the slowest
+                shown_s *= self.first_run_ratio
+                best_s = min(best_s, shown_s) if best_s else shown_s
+            else:
+                best_s = shown_s
         if not best_s:
             return current_s + budget_s / n_runs * self.hopeless_slack
         projected_s = began_s + budget_s * self.budget_slack - n_left * best_s
@@ -237,7 +255,9 @@ class DynamicPolicy:
         }
         if download.active_s < self.download_judge_s or remaining <= 0:
             return Verdict(True, evidence=evidence)
-        optimistic = max(download.mean_bytes_per_s, download.recent_bytes_per_s) * self.download_optimism
+        # What may still come of it shrinks as more of it has been seen.
+        hope = 1.0 + (self.download_optimism - 1.0) * min(1.0, self.download_sure_s / download.active_s)
+        optimistic = max(download.mean_bytes_per_s, download.recent_bytes_per_s) * hope
         eta_s = remaining / optimistic if optimistic > 0 else float("inf")
         limit_s = min(self.download_wait_s, view.remaining_s)
         evidence.update(optimistic_bytes_per_s=optimistic, eta_s=min(eta_s, 1e9), limit_s=limit_s)

@@ -104,7 +104,7 @@ class Playback:
         """Run to the end; `now_s` is then the time at which the conductor finished. Raises RuntimeError for a
         policy that never ends."""
         run, conductor = self.run_record, self.conductor
-        memory = int(run.memory_bytes * MEMORY_SHARE)
+        memory = int(run.memory_bytes * MEMORY_SHARE) or AMPLE * 1000  # unknown: as recorded, nothing was in the way
         vram = (run.vram_bytes,) if run.has_gpu else ()
         conductor.on(ev.Probed(self.now_s, memory, memory, AMPLE * 1000, run.n_cpus, vram))
         for _ in range(MAX_STEPS):

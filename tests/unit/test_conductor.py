@@ -63,12 +63,12 @@ def test_a_cell_below_its_gate_is_stopped_in_the_middle_and_keeps_its_samples():
     plan = make_plan(models=("small",))
     slow = Cell("small", "tg", 128)  # gate 5 tokens/s
     trace = run(
-        plan, Machine(lambda c: 4.8 if c == slow else 5.2 if c.task == "tg" else 9000.0, headers=models_of(plan))
+        plan, Machine(lambda c: 4.6 if c == slow else 5.2 if c.task == "tg" else 9000.0, headers=models_of(plan))
     )
     result = trace.by_cell()[slow]
     assert (result.outcome, result.reason) == (Outcome.GATED, Reason.MEASURED_TOO_SLOW)
-    assert len(result.samples_s) in (1, 2), "stopped as soon as the first runs show it"
-    assert result.samples_s[0] == pytest.approx(128 / 4.8)
+    assert 1 <= len(result.samples_s) <= 3, "stopped as soon as its runs cannot be made up for"
+    assert result.samples_s[0] == pytest.approx(128 / 4.6)
     longer = trace.by_cell()[Cell("small", "tg", 512)].reason
     assert longer in (Reason.SHORTER_CELL_TOO_SLOW, Reason.PREDICTED_TOO_SLOW)
 

@@ -1,0 +1,92 @@
+"""How good is a plan that measures one of each twin group, judged on recorded runs?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tasks.domain.choose import Selection, select
+from tasks.domain.twins import Machine
+from tasks.replay.recorded import RecordedRun
+from tasks.replay.score import RunScore
+from tasks.replay.truth import speeds_of
+
+COVERAGES = (0.5, 0.8, 0.9, 0.95)
+MEASURED_SHARE = 0.5
+"""Price of a run as a share of its record, where it was not replayed."""
+
+
+@dataclass(frozen=True)
+class TwinCheck:
+    """errors: relative, one per cell of a server that was not run and whose twin measured the cell.
+
+    reliability: for each claimed coverage, the share of those cells inside the interval.
+    """
+
+    selection: Selection
+    recorded_usd: float
+    n_cells_not_run: int
+    n_cells_predicted: int
+    error_p50: float
+    error_p90: float
+    quantiles: Mapping[float, float]
+    reliability: Mapping[float, float]
+
+    @property
+    def usd_share(self) -> float:
+        return self.selection.usd / self.recorded_usd if self.recorded_usd else 0.0
+
+
+def machine_of(run: RecordedRun) -> Machine:
+    return Machine(
+        vendor=run.vendor,
+        server=run.server,
+        cpu_model=run.cpu_model,
+        n_cpus=run.n_cpus,
+        n_threads=run.n_threads,
+        gpu_model=run.gpu_model if run.has_gpu else "",
+        gpu_count=run.gpu_count if run.has_gpu else 0,
+        memory_bytes=run.memory_bytes,
+        usd_per_hour=run.usd_per_hour,
+    )
+
+
+def check_twins(
+    runs: Sequence[RecordedRun],
+    scores: Sequence[RunScore],
+    max_usd: float,
+    intervals: Mapping[float, float],
+) -> TwinCheck:
+    """Choose among the priced servers with data, and compare what the twins foretell with what was recorded.
+
+    scores: of the same runs under the policy with which the chosen ones would be measured. intervals: half-widths of
+    log speed by coverage, as in tasks/domain/choose.py.
+    """
+    kept = [(r, s) for r, s in zip(runs, scores, strict=True) if r.usd_per_hour is not None and r.n_ok]
+    by_name = {f"{r.vendor}/{r.server}": r for r, _ in kept}
+    cost = {f"{r.vendor}/{r.server}": s.replayed_s / 3600 * (r.usd_per_hour or 0.0) for r, s in kept}
+    selection = select([machine_of(r) for r, _ in kept], lambda m: cost[m.name], max_usd)
+    logs, n_not_run = [], 0
+    for choice in selection.choices:
+        if choice.measure:
+            continue
+        own = speeds_of(by_name[choice.machine.name])
+        n_not_run += len(own)
+        if choice.from_ is None:
+            continue
+        twin = speeds_of(by_name[choice.from_.name])
+        logs += [abs(math.log(v / twin[cell])) for cell, v in own.items() if cell in twin]
+    off = np.array(logs or [0.0])
+    return TwinCheck(
+        selection=selection,
+        recorded_usd=sum(r.usd or 0.0 for r, _ in kept),
+        n_cells_not_run=n_not_run,
+        n_cells_predicted=len(logs),
+        error_p50=float(np.expm1(np.quantile(off, 0.5))),
+        error_p90=float(np.expm1(np.quantile(off, 0.9))),
+        quantiles={c: float(np.quantile(off, c)) for c in COVERAGES},
+        reliability={c: float(np.mean(off <= intervals[c])) for c in COVERAGES},
+    )
