@@ -13,7 +13,7 @@ import pytest
 
 from tasks.clouds.base import Check
 from tasks.clouds.hetzner import HetznerCloud, open_client
-from tasks.domain.errors import CapacityError, ConfigError
+from tasks.domain.errors import ConfigError
 from tasks.vendors.hetzner import HetznerSettings, open_cloud, why_not_configured
 from tests.contract.test_hetzner import spec_of
 from tests.emulators.base import Fault
@@ -51,8 +51,8 @@ def test_server_types_with_places_and_prices(world: HetznerWorld) -> None:
 def test_types_that_are_not_sold_now(world: HetznerWorld) -> None:
     with pytest.raises(ConfigError, match="cx999"):
         world.cloud.server_type("cx999")
-    with pytest.raises(CapacityError, match="cx11"):
-        world.cloud.server_type("cx11")
+    withdrawn = world.cloud.server_type("cx11")
+    assert (withdrawn.places, withdrawn.price_per_hour) == ((), Decimal("0.0048"))
     assert world.cloud.server_type("cx23").name == "cx23"
 
 

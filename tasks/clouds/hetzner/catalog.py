@@ -12,7 +12,7 @@ from hcloud import Client
 
 from tasks.clouds.base import ServerType
 from tasks.clouds.hetzner.inventory import VENDOR, every
-from tasks.domain.errors import CapacityError, ConfigError
+from tasks.domain.errors import ConfigError
 
 PRICE_SOURCE = "api.hetzner.cloud/v1/server_types + /pricing (net, with a primary IPv4)"
 MAX_AGE_S = 3600.0
@@ -30,25 +30,22 @@ class Catalog:
         self._lock = threading.Lock()
         self._read_unix_s = float("-inf")
         self._models: dict[str, Any] = {}
-        self._offers: dict[str, ServerType] = {}
+        self._known: dict[str, ServerType] = {}
 
     def server_types(self) -> list[ServerType]:
+        """What can be had now, somewhere."""
         self._refresh()
-        return list(self._offers.values())
+        return [kind for kind in self._known.values() if kind.places]
 
     def server_type(self, name: str) -> ServerType:
+        """Without places when it is sold out or withdrawn, so that what ran on it can still be told its price."""
         self._refresh()
-        if name in self._offers:
-            return self._offers[name]
-        if name in self._models:
-            where = f" in {', '.join(sorted(self._locations))}" if self._locations else ""
-            raise CapacityError(
-                f"hetzner: {name} is sold out or withdrawn{where}.", reason="sold_out", next_step="Try again later."
+        if name not in self._known:
+            raise ConfigError(
+                f"hetzner has no server type {name!r}.",
+                next_step=f"It sells: {', '.join(sorted(o.name for o in self.server_types())) or 'none there'}.",
             )
-        raise ConfigError(
-            f"hetzner sells no server type {name!r}.",
-            next_step=f"It sells: {', '.join(sorted(self._offers)) or 'none in these locations'}.",
-        )
+        return self._known[name]
 
     def default_names(self) -> tuple[str, ...]:
         """The cheapest of each architecture and kind of CPU."""
@@ -69,9 +66,10 @@ class Catalog:
                 return
             currency, ipv4_prices = self._pricing()
             models = every(self._client.server_types.get_list)
-            offers = [self._offer(model, currency, ipv4_prices, now_unix_s) for model in models]
-            self._models = {str(model.name): model for model in models}
-            self._offers = {offer.name: offer for offer in offers if offer is not None}
+            self._models = {str(model.name): model for model in models if model.prices}
+            self._known = {
+                name: self._kind(model, currency, ipv4_prices, now_unix_s) for name, model in self._models.items()
+            }
             self._read_unix_s = now_unix_s
 
     def _pricing(self) -> tuple[str, dict[str, Decimal]]:
@@ -80,18 +78,14 @@ class Catalog:
         ipv4 = next((kind["prices"] for kind in pricing.get("primary_ips", ()) if kind["type"] == "ipv4"), ())
         return str(pricing["currency"]), {price["location"]: _net(price) for price in ipv4}
 
-    def _offer(
-        self, model: Any, currency: str, ipv4_prices: dict[str, Decimal], now_unix_s: float
-    ) -> ServerType | None:
-        open_places = {place for place in _open_places(model, now_unix_s) if self._offers_in(place)}
+    def _kind(self, model: Any, currency: str, ipv4_prices: dict[str, Decimal], now_unix_s: float) -> ServerType:
+        """Prices everywhere, places where it can be had now."""
         prices = {
-            price["location"]: _net(price) + ipv4_prices.get(price["location"], Decimal(0))
-            for price in model.prices or ()
-            if price["location"] in open_places
+            str(price["location"]): _net(price) + ipv4_prices.get(price["location"], Decimal(0))
+            for price in model.prices
         }
-        if not prices:
-            return None
-        places = tuple(sorted(prices, key=lambda place: (prices[place], place)))
+        open_places = [place for place in _open_places(model, now_unix_s) if self._offers_in(place) and place in prices]
+        places = tuple(sorted(open_places, key=lambda place: (prices[place], place)))
         return ServerType(
             vendor=VENDOR,
             name=str(model.name),
@@ -100,11 +94,11 @@ class Catalog:
             disk_bytes=int(model.disk) * _GB,
             arch=_ARCHITECTURES.get(str(model.architecture), str(model.architecture)),
             places=places,
-            price_per_hour=prices[places[0]],
+            price_per_hour=prices[places[0]] if places else min(prices.values()),
             currency=currency,
             price_source=PRICE_SOURCE,
             price_read_unix_s=now_unix_s,
-            prices=prices,
+            prices={place: prices[place] for place in places} or prices,
         )
 
     def _offers_in(self, place: str) -> bool:

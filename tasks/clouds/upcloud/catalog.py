@@ -37,20 +37,21 @@ class Catalog:
         self._lock = threading.Lock()
         self._read_unix_s = float("-inf")
         self._plans: dict[str, dict[str, Any]] = {}
-        self._offers: dict[str, ServerType] = {}
+        self._known: dict[str, ServerType] = {}
 
     def server_types(self) -> list[ServerType]:
         self._refresh()
-        return list(self._offers.values())
+        return [kind for kind in self._known.values() if kind.places]
 
     def server_type(self, name: str) -> ServerType:
+        """Without places where none of the wanted zones sells it."""
         self._refresh()
-        if name not in self._offers:
+        if name not in self._known:
             raise ConfigError(
-                f"upcloud sells no plan {name!r}" + (f" in {', '.join(sorted(self._zones))}." if self._zones else "."),
-                next_step=f"It sells: {', '.join(sorted(self._offers)) or 'none there'}.",
+                f"upcloud has no plan {name!r}.",
+                next_step=f"It sells: {', '.join(sorted(o.name for o in self.server_types())) or 'none there'}.",
             )
-        return self._offers[name]
+        return self._known[name]
 
     def default_names(self) -> tuple[str, ...]:
         """The cheapest plan of each family (general purpose, HICPU, HIMEM, DEV, ...) without a GPU."""
@@ -74,22 +75,23 @@ class Catalog:
             zones = self._manager.get_prices()["prices"]["zone"]
             plans = self._manager.get_server_plans()["plans"]["plan"]
             self._plans = {str(plan["name"]): plan for plan in plans}
-            offers = [self._offer(plan, zones, currency, now_unix_s) for plan in plans]
-            self._offers = {offer.name: offer for offer in offers if offer is not None}
+            kinds = [self._kind(plan, zones, currency, now_unix_s) for plan in plans]
+            self._known = {kind.name: kind for kind in kinds if kind is not None}
             self._read_unix_s = now_unix_s
 
-    def _offer(
+    def _kind(
         self, plan: dict[str, Any], zones: list[dict[str, Any]], currency: str, now_unix_s: float
     ) -> ServerType | None:
         name = str(plan["name"])
         prices = {
             str(zone["name"]): _price(zone, f"{_PLAN_PRICE}{name}") + _extras(plan, zone)
             for zone in zones
-            if f"{_PLAN_PRICE}{name}" in zone and (not self._zones or zone["name"] in self._zones)
+            if f"{_PLAN_PRICE}{name}" in zone
         }
         if not prices:
             return None
-        places = tuple(sorted(prices, key=lambda place: (prices[place], place)))
+        wanted = [place for place in prices if not self._zones or place in self._zones]
+        places = tuple(sorted(wanted, key=lambda place: (prices[place], place)))
         return ServerType(
             vendor=VENDOR,
             name=name,
@@ -98,13 +100,13 @@ class Catalog:
             disk_bytes=int(plan.get("storage_size") or 0) * _GIB,
             arch="x86_64",
             places=places,
-            price_per_hour=prices[places[0]],
+            price_per_hour=prices[places[0]] if places else min(prices.values()),
             currency=currency,
             price_source=PRICE_SOURCE,
             price_read_unix_s=now_unix_s,
             gpus=int(plan.get("gpu_amount") or 0),
             gpu_model=str(plan.get("gpu_model") or ""),
-            prices=prices,
+            prices={place: prices[place] for place in places} or prices,
         )
 
 
