@@ -136,14 +136,16 @@ def prepare(
     types: dict[str, ServerType] = {}
     servers: list[PlannedServer] = []
     earlier: dict[str, Measured] = {}
-    for vendor, cloud in clouds.items():
-        with open_lake(lake_address(services.settings), documented=False) as lake:
+    done: dict[str, set[str]] = {}
+    with open_lake(lake_address(services.settings), documented=False) as lake:
+        for vendor in clouds:
             earlier[vendor] = measured_cells(lake, sweep_id, vendor=vendor)
-            done = _done(lake, sweep_id, models, preset, vendor, earlier[vendor])
+            done[vendor] = _done(lake, sweep_id, models, preset, vendor, earlier[vendor])
+    for vendor, cloud in clouds.items():
         for name, sold in server_types(cloud, wanted[vendor]).items():
             kind = in_places(sold, preset.places)
             types[f"{vendor}/{name}"] = kind
-            servers.append(_planned(kind, cloud.traits, models, preset, rates, done=name in done))
+            servers.append(_planned(kind, cloud.traits, models, preset, rates, done=name in done[vendor]))
     return PreparedSweep(preset, plan_sweep(sweep_id, servers, preset.max_usd), models, types, earlier)
 
 
