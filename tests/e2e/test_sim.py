@@ -134,10 +134,5 @@ def test_until_it_is_chosen_the_simulated_cloud_is_not_looked_at(product: Produc
     assert product.run("run", "--yes", path, "--server", "c3a-8").rc in (0, 4)
     assert {x["vendor"] for x in product.run("leaks", "--json").json()["listed"]} == {"local", "sim"}
 
-    for changes, said in (
-        ({"vendor_options": {"faults": {"capcity": 1}}}, "capacity"),
-        ({"servers": ["c3a-7"]}, "sells no"),
-        ({"servers": ["nothing*"]}, "nothing*"),
-    ):
-        refused = product.run("plan", preset(product, **changes))
-        assert refused.rc == 2 and said in refused.err, str(refused)
+    refused = product.run("plan", preset(product, vendor_options={"faults": {"capcity": 1}}))
+    assert refused.rc == 2 and "capacity" in refused.err, str(refused)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from decimal import Decimal
 from pathlib import Path
@@ -9,12 +10,18 @@ from typing import Any
 
 import pytest
 
+from tasks.benchmark import follow, open_host
 from tasks.clouds.sim import SimCloud
-from tasks.domain.errors import ConfigError
+from tasks.domain.errors import CleanupError, ConfigError
+from tasks.domain.lifecycle import LedgerRow, ResourceState
 from tasks.engine import engine_for
+from tasks.lake import RunContext, land, open_lake, query, rows_from_events
+from tasks.leaks import leaks
 from tasks.maintenance import ensure_heartbeat, heartbeat_is_fresh, pass_of_the_reaper
 from tasks.planning import PreparedSweep, configure_vendors, prepare, run_plan
 from tasks.presets import Preset
+from tasks.provision import Cancelled, Order, ServerKeys, create, tear_down_now
+from tasks.remote.spool import Spool
 from tasks.settings import Settings
 from tasks.wiring import Services
 
@@ -131,3 +138,71 @@ def test_ledger_heartbeat_and_deadlines_go_by_the_vendors_clock(services: Servic
     timed = services.ledger_of("sim")
     assert timed.now() - time.time() > 4000 and abs(services.ledger.now() - time.time()) < 60
     assert abs(services.ledger_of("local").now() - time.time()) < 60
+
+
+def order_of(services: Services, run: str, server: str = "c3a-8") -> Order:
+    kind = services.cloud("sim").server_type(server)
+    deadline_unix_s = services.clock("sim").now() + 3600
+    return Order("sweep", run, kind, deadline_unix_s, Decimal(50), max(kind.prices.values()))
+
+
+async def created(services: Services, run: str, faults: dict[str, float] | None = None) -> LedgerRow:
+    cloud = services.cloud("sim")
+    assert isinstance(cloud, SimCloud)
+    cloud.configure({"speedup": 2000, "faults": faults or {}})
+    ensure_heartbeat(services, "sim")
+    live = await create(order_of(services, run), services, ServerKeys(), threading.Event())
+    return live.row
+
+
+async def test_a_teardown_sends_the_delete_and_leaves_the_proof_to_the_reaper(services: Services) -> None:
+    row = await created(services, "run-1")
+    (left,) = tear_down_now("run-1", services)
+    assert left.intent_id == row.intent_id and left.state is ResourceState.DELETING and left.delete_attempts == 1
+    assert left.deadline_unix_s - (left.sent_unix_s or 0.0) > 3000, "both by the simulated clock"
+    assert pass_of_the_reaper(services, vendors=("sim",)).finished
+    (gone,) = services.ledger.rows_of_run("run-1")
+    assert gone.state is ResourceState.GONE and gone.cost_usd is not None and gone.cost_usd > 0
+    report = leaks([services.cloud("sim")], services.ledger, time.time)
+    assert report.clean and report.listed[0].listed_unix_s > time.time() + 60, "listed by the vendor's clock"
+
+
+async def test_a_delete_that_is_not_taken_is_an_error_and_stays_the_reapers(services: Services) -> None:
+    await created(services, "run-1", {"delete_blocked": 1.0})
+    with pytest.raises(CleanupError, match="locked"):
+        tear_down_now("run-1", services)
+    assert pass_of_the_reaper(services, vendors=("sim",)).finished
+
+
+async def test_a_server_run_uses_the_host_that_its_vendor_brings(services: Services, tmp_path: Path) -> None:
+    keys, cancel = ServerKeys(), threading.Event()
+    await created(services, "run-0")
+    live = await create(order_of(services, "run-1"), services, keys, cancel)
+    prepared = planned(services, preset())
+    host = open_host(live, keys, services, engine_for("simulated", tmp_path), cancel)
+    host.connect()
+    plan = run_plan(prepared, prepared.to_run()[0], "run-1", {})
+    started = host.start(plan)
+    seen: list[str] = []
+    with Spool(tmp_path / "spool.jsonl") as spool:
+        follow(host, spool, lambda e: seen.append(e["kind"]), cancel=cancel, on_lost=lambda _: None)
+        events = spool.read_all()
+    assert seen[0] == "AgentStarted" and seen[-1] == "Finished" and len(events) == len(seen)
+    assert services.clock("sim").now() - started.agent_started_unix_s >= events[-1]["t_s"]
+    tear_down_now("run-1", services)
+
+    context = RunContext(vendor="sim", started_unix_s=started.agent_started_unix_s, ended_unix_s=time.time())
+    land(str(tmp_path / "lake"), "run-1", rows_from_events(plan, events, context))
+    lake = open_lake(str(tmp_path / "lake"))
+    assert query(lake, "SELECT DISTINCT weights FROM v_speed").to_dicts() == [{"weights": "simulated"}]
+    assert query(lake, "SELECT * FROM v_latest").height == 0, "what is known about servers leaves them out"
+
+
+async def test_a_run_that_is_told_to_end_leaves_its_host_at_once(services: Services, tmp_path: Path) -> None:
+    keys, cancel = ServerKeys(), threading.Event()
+    await created(services, "run-0")
+    live = await create(order_of(services, "run-1"), services, keys, cancel)
+    host = open_host(live, keys, services, engine_for("simulated", tmp_path), cancel)
+    cancel.set()
+    with pytest.raises(Cancelled):
+        host.connect()
