@@ -43,16 +43,20 @@ class Budget:
 SMALL = Budget(stride=61, n_examples=60)
 
 
-def check_scenarios(budget: Budget) -> str:
-    """Returns what failed, "" when nothing did."""
+def run_tests(*named: str) -> str:
+    """What failed, "" when nothing did."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
-        files = sorted(str(path) for path in HERE.glob("test_scenarios_*.py"))
-        code = pytest.main(["-q", "-x", "--noconftest", "-p", "no:cacheprovider", "-p", "no:xdist", *files])
+        where = [str(HERE / name) for name in named]
+        code = pytest.main(["-q", "-x", "--noconftest", "-p", "no:cacheprovider", "-p", "no:xdist", *where])
     if code == 0:
         return ""
     failed = [line for line in out.getvalue().splitlines() if line.startswith(("FAILED", "ERROR"))]
     return (failed or out.getvalue().splitlines()[-1:])[0].split("::")[-1][:110]
+
+
+def check_scenarios(budget: Budget) -> str:
+    return run_tests("test_scenarios_create.py", "test_scenarios_reaper.py")
 
 
 def check_enumeration(budget: Budget) -> str:
@@ -82,8 +86,11 @@ CHECKS: dict[str, Callable[[Budget], str]] = {
 }
 
 
-def examine(mutation: Mutation | None, budget: Budget, *, whole: bool) -> dict[str, str]:
-    """What each check says of the mutant, in a process of its own. whole: go on after the first that catches it."""
+def examine(mutation: Mutation | None, budget: Budget, *, only_first: bool, whole: bool) -> dict[str, str]:
+    """What each check says of the mutant, in a process of its own.
+
+    only_first: nothing but its own first test. whole: go on after the first check that catches it.
+    """
     there, here = os.pipe()
     child = os.fork()
     if child == 0:
@@ -96,11 +103,7 @@ def examine(mutation: Mutation | None, budget: Budget, *, whole: bool) -> dict[s
             os.dup2(quiet, 2)
             if mutation is not None:
                 plant(mutation)
-            names = list(CHECKS) if whole or mutation is None else ["scenarios", "interleavings", "crash enumeration"]
-            for name in names:
-                found[name] = CHECKS[name](budget)
-                if found[name] and not whole and mutation is not None:
-                    break
+            found = _checked(mutation, budget, only_first, whole)
         except BaseException as exc:
             found["error"] = f"{type(exc).__name__}: {exc}"
         with os.fdopen(here, "wb") as pipe:
@@ -114,15 +117,29 @@ def examine(mutation: Mutation | None, budget: Budget, *, whole: bool) -> dict[s
     return result
 
 
+def _checked(mutation: Mutation | None, budget: Budget, only_first: bool, whole: bool) -> dict[str, str]:
+    found: dict[str, str] = {}
+    if mutation is not None and not whole:
+        found["first test"] = run_tests(mutation.first_test)
+        if only_first or found["first test"]:
+            return found
+    for name, check in CHECKS.items():
+        found[name] = check(budget)
+        if found[name] and not whole:
+            break
+    return found
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.mutants", description=__doc__)
-    parser.add_argument("--small", action="store_true", help="a budget of seconds per mutant")
+    parser.add_argument("--quick", action="store_true", help="only the first test of each, about a second per mutant")
+    parser.add_argument("--small", action="store_true", help="small budgets of crash runs and interleavings")
     parser.add_argument("--whole", action="store_true", help="every check on every mutant, not only up to the first")
     parser.add_argument("--only", default="", help="mutants whose name contains this")
     options = parser.parse_args(arguments)
     budget = SMALL if options.small else Budget()
     console = Console(width=180 if not sys.stdout.isatty() else None)
-    sound = examine(None, budget, whole=True)
+    sound = {} if options.quick else examine(None, budget, only_first=False, whole=True)
     if any(sound.values()):
         console.print(f"[red]The product without any bug does not pass:[/red] {sound}")
         return 1
@@ -132,7 +149,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.only not in mutation.name:
             continue
         began = time.monotonic()
-        found = examine(mutation, budget, whole=options.whole)
+        found = examine(mutation, budget, only_first=options.quick, whole=options.whole)
         caught = {name: said for name, said in found.items() if said and name != "error"}
         if not caught:
             survivors.append(mutation.name)

@@ -33,14 +33,19 @@ class Change:
 
 @dataclass(frozen=True)
 class Mutation:
+    """first_test: a file of this folder and a test of it, which should notice."""
+
     name: str
+    first_test: str
     changes: tuple[Change, ...]
 
 
 def mutations() -> tuple[Mutation, ...]:
     with Path(__file__).with_suffix(".toml").open("rb") as file:
         listed = tomllib.load(file)["mutation"]
-    return tuple(Mutation(one["name"], tuple(Change(**change) for change in one["change"])) for one in listed)
+    return tuple(
+        Mutation(one["name"], one["first_test"], tuple(Change(**change) for change in one["change"])) for one in listed
+    )
 
 
 class _Loader(importlib.machinery.SourceFileLoader):

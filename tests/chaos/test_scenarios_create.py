@@ -295,7 +295,7 @@ def test_a_death_is_not_swallowed() -> None:
     """The harness itself: after its death nothing that the controller would still do gets through."""
     stage, cloud = staged()
     trap = Trap({Point("create", 0): How.DIES_AFTER})
-    assert isinstance(ended(lambda: stage.server_run("run", trap)), Death)
+    assert isinstance(ended(lambda: stage.create("run", trap, dead_controller())), Death)
     n_calls = sum(cloud.calls.values())
     with pytest.raises(Death):
         stage.cloud_of(trap).list_owned()

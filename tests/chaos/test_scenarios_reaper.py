@@ -9,6 +9,7 @@ import pytest
 from tasks.clouds.base import DEADLINE_TAG, INTENT_TAG, OWNER_TAG, ErrorKind, Scope
 from tasks.clouds.deletion import STUCK_AFTER_S, request_delete
 from tasks.clouds.tags import LEDGER_TAG
+from tasks.domain.errors import TokensweepError
 from tasks.domain.lifecycle import ResourceState
 from tasks.domain.reaping import Rules
 from tasks.leaks import leaks
@@ -107,21 +108,72 @@ def test_not_found_for_the_wrong_reason_is_no_proof() -> None:
     stage.settle()
 
 
-def test_not_found_once_is_not_believed() -> None:
-    """The listing is behind and `get` lies: both deny a server that exists, until they do not."""
-    stage, cloud = staged(lag_s=60, unique_names=True)
-    cloud.plant("create", Fault(KeyboardInterrupt(), acts=True))
-    cloud.plant("delete", REFUSED, REFUSED, REFUSED)
+@pytest.mark.parametrize("interrupted", ["create", "get"], ids=["before its id is known", "after its id is known"])
+def test_not_found_once_is_not_believed(interrupted: str) -> None:
+    """The listing is behind and so is `get`: both deny a server that exists, until they do not."""
+    stage, cloud = staged(lag_s=60, boot_s=5, unique_names=True)
+    cloud.plant(interrupted, Fault(KeyboardInterrupt(), acts=True))
+    cloud.plant("delete", *[REFUSED] * 3)
     with pytest.raises(KeyboardInterrupt):
         create(stage)
-    cloud.lies = 2
+    (row,) = stage.ledger.rows()
+    assert bool(row.cloud_id) is (interrupted == "get")
     for _ in range(3):
         stage.reap(prove_s=0)
         (row,) = stage.ledger.rows()
         assert row.state is ResourceState.DELETING, "it exists, and cannot be seen yet"
-        stage.world.sleep(25)
+        stage.world.sleep(19)
     stage.reap(prove_s=300)
     assert cloud.existing() == []
+    stage.settle()
+
+
+def test_a_create_that_was_not_answered_is_watched_until_its_deadline() -> None:
+    """However often it is absent: forty minutes later it is there."""
+    stage, cloud = staged()
+    cloud.plant("create", Fault(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        create(stage)
+    for _ in range(20):
+        report = stage.reap(prove_s=30)
+        assert [row.state for row in report.watched] == [ResourceState.DELETING] and report.gone == []
+        stage.world.sleep(120)
+    (row,) = stage.ledger.rows()
+    tags = {OWNER_TAG: "tokensweep", INTENT_TAG: row.intent_id, DEADLINE_TAG: str(int(row.deadline_unix_s))}
+    cloud.add(row.name, tags)
+    stage.reap(prove_s=60)
+    assert cloud.existing() == []
+    stage.settle()
+
+
+def test_a_row_that_is_marked_for_deletion_while_its_create_is_answered_stays_marked() -> None:
+    stage, cloud = staged()
+
+    def mark(point: Point) -> None:
+        if point == Point("commit live", 0):
+            (row,) = stage.ledger.rows()
+            stage.ledger.deleting(row)
+
+    assert isinstance(ended(lambda: stage.create("run", Trap(watch=mark))), TokensweepError)
+    assert [row.state for row in stage.ledger.rows()] == [ResourceState.DELETING]
+    assert cloud.existing() == []
+    stage.settle()
+
+
+def test_a_refusal_does_not_close_the_row_of_a_server_that_a_reaper_has_seen() -> None:
+    """The first answer is lost, the reaper finds the server, and the second try is refused for want of capacity."""
+    stage, cloud = staged(lag_s=10, unique_names=True)
+    cloud.plant("create", Fault(CloudError(ErrorKind.CAPACITY), acts=True))
+
+    def adopt(point: Point) -> None:
+        if point == Point("commit gone", 0):
+            (row, *_) = stage.ledger.rows()
+            stage.ledger.identify(row, cloud.existing("server")[0].id)
+
+    live = stage.create("run", Trap(watch=adopt))
+    first, second = stage.ledger.rows()
+    assert (first.state, second.state) == (ResourceState.DELETING, ResourceState.LIVE)
+    assert [t.id for t in cloud.existing("server")] == [live.resource.cloud_id]
     stage.settle()
 
 
