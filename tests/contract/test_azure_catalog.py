@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -75,16 +76,19 @@ def test_the_catalog_of_chosen_regions_asks_for_no_other(world: AzureWorld) -> N
     cloud = world.cloud_with(regions=("northcentralus",))
     places = {place for t in cloud.catalog() for place in t.places}
     assert places == {"northcentralus"}
-    assert world.calls().count("skus.list") == 1
+    assert (world.calls().count("skus.list"), world.calls().count("locations.list")) == (1, 0)
 
 
-def test_a_region_without_prices_is_left_out_and_named_and_without_any_the_error_is_raised(
+def test_a_region_that_cannot_be_read_is_left_out_and_named_and_without_any_the_error_is_raised(
     world: AzureWorld, caplog: pytest.LogCaptureFixture
 ) -> None:
     world.plant(Fault("retailPrices.list", how="code", code="AuthorizationFailed"))
     places = {place for t in world.cloud.catalog() for place in t.places}
     assert len({Place.parse(place).region for place in places}) == 3
     assert "is left out" in caplog.text
+    world.plant(Fault("skus.list", how="html_502"))
+    places = {place for t in world.cloud_with().catalog() for place in t.places}
+    assert len({Place.parse(place).region for place in places}) == 3
     world.plant(Fault("retailPrices.list", how="code", code="AuthorizationFailed", times=99))
     with pytest.raises(HttpResponseError):
         world.cloud_with().catalog()
@@ -165,6 +169,18 @@ def test_a_role_is_read_with_its_wildcards_and_exceptions() -> None:
     assert all(allowed(action, [contributor]) for action in NEEDED)
     assert not allowed("Microsoft.Authorization/roleAssignments/write", [contributor])
     assert not allowed("Microsoft.Compute/disks/write", [{"actions": ["Microsoft.Compute/virtualMachines/*"]}])
+
+
+def test_the_roles_that_we_hand_out_suffice_and_the_reapers_makes_nothing() -> None:
+    roles = {
+        name: json.loads((CHECKOUT / f"deployments/policies/azure-{name}.json").read_text())
+        for name in ("controller", "reaper")
+    }
+    assert all(allowed(action, [roles["controller"]]) for action in NEEDED)
+    assert not allowed("Microsoft.Compute/virtualMachines/runCommand/action", [roles["controller"]])
+    made = [a for a in roles["reaper"]["Actions"] if a.endswith(("/write", "/action"))]
+    assert made == [] and set(roles["reaper"]["Actions"]) < set(roles["controller"]["Actions"])
+    assert allowed("Microsoft.Resources/subscriptions/resourceGroups/delete", [roles["reaper"]])
 
 
 # -- credentials --

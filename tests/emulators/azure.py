@@ -328,6 +328,9 @@ class AzureEmulator:
             wanted = re.search(r"location eq '([^']+)'", call.arg("$filter"))
             regions = [wanted[1]] if wanted else list(REGIONS)
             return self._page(call, [s.sku(r) for r in regions for s in SIZES.values() if r in s.regions])
+        if path.endswith("/locations"):
+            physical = [{"name": region, "metadata": {"regionType": "Physical"}} for region in REGIONS]
+            return self._page(call, [*physical, {"name": "europe", "metadata": {"regionType": "Logical"}}])
         image = _IMAGE_PATH.fullmatch(call.path)
         if image is not None:
             known = (image["publisher"], image["offer"], image["sku"]) in IMAGES

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from threading import Lock
@@ -13,7 +13,6 @@ from tasks.clouds.azure.clients import Clients, pool
 from tasks.clouds.azure.errors import classify
 from tasks.clouds.azure.gpus import model_of
 from tasks.clouds.azure.identity import VENDOR, Place
-from tasks.clouds.azure.prices import Prices
 from tasks.clouds.azure.skus import Size, Skus
 from tasks.clouds.base import ServerType
 from tasks.domain.errors import ConfigError
@@ -37,7 +36,7 @@ class Catalog:
     def read(self) -> Sequence[ServerType]:
         """Every size with a price in a place that does not refuse it.
 
-        A region whose price list cannot be read is left out and logged; raises the SDK's error when none can.
+        A region that cannot be read is left out and logged; raises the SDK's error when none can.
         """
         with self._lock:
             if not self._types:
@@ -67,43 +66,55 @@ class Catalog:
         return by_place.get(str(place)) or next(same_region, Decimal(0))
 
     def _read(self) -> dict[str, ServerType]:
-        if self.regions:
-            sizes: Mapping[str, dict[str, Size]] = {region: self.skus.region(region) for region in self.regions}
-        else:
-            sizes = self.skus.every_region()
-        listed = self._prices(sorted(region for region, found in sizes.items() if found))
-        read_unix_s = self.now()
-        by_name: dict[str, list[Size]] = {}
-        for region in listed:
-            for key, size in sizes[region].items():
-                if size.offered and key in listed[region].on_demand:
-                    by_name.setdefault(key, []).append(size)
-        return {key: _server_type(found, listed, read_unix_s) for key, found in sorted(by_name.items())}
-
-    def _prices(self, regions: Sequence[str]) -> dict[str, Prices]:
-        def one(region: str) -> Prices | Exception:
-            try:
-                return prices.read(self.clients, region)
-            except Exception as exc:
-                return exc
-
-        _ = self.clients.prices  # made before there are threads
+        regions = self.regions or self._all_regions()
+        _ = self.clients.prices, self.clients.compute  # made before there are threads
         with pool(_N_THREADS) as threads:
-            answers = dict(zip(regions, threads.map(one, regions), strict=True))
+            answers = dict(zip(regions, threads.map(self._region, regions), strict=True))
         failed = {region: answer for region, answer in answers.items() if isinstance(answer, Exception)}
-        if failed and len(failed) == len(regions):
+        if failed and len(failed) == len(answers):
             raise next(iter(failed.values()))
         for region, exc in failed.items():
-            logger.warning("azure: %s is left out, its prices could not be read: %s", region, classify(exc).message)
-        return {region: answer for region, answer in answers.items() if not isinstance(answer, Exception)}
+            logger.warning("azure: %s is left out, it could not be read: %s", region, classify(exc).message)
+        read_unix_s = self.now()
+        by_name: dict[str, list[_Offer]] = {}
+        for answer in answers.values():
+            for offer in answer if not isinstance(answer, Exception) else ():
+                by_name.setdefault(offer.size.name.lower(), []).append(offer)
+        return {key: _server_type(found, read_unix_s) for key, found in sorted(by_name.items())}
+
+    def _all_regions(self) -> list[str]:
+        """Those that have machines: others only group them ("europe")."""
+        found = self.clients.get_json("/locations", "2022-12-01")["value"]
+        return sorted(at["name"] for at in found if (at.get("metadata") or {}).get("regionType") == "Physical")
+
+    def _region(self, region: str) -> list[_Offer] | Exception:
+        """What is sold there; region by region, because all sizes of all regions at once fill gigabytes."""
+        try:
+            sizes = [size for size in self.skus.region(region).values() if size.offered]
+            listed = prices.read(self.clients, region) if sizes else prices.digest(())
+        except Exception as exc:
+            return exc
+        return [
+            _Offer(size, listed.on_demand[key], listed.spot.get(key))
+            for size in sizes
+            if (key := size.name.lower()) in listed.on_demand
+        ]
 
 
-def _server_type(sizes: Sequence[Size], listed: Mapping[str, Prices], read_unix_s: float) -> ServerType:
+@dataclass(frozen=True)
+class _Offer:
+    """One size in one region, with its prices per hour."""
+
+    size: Size
+    on_demand: Decimal
+    spot: Decimal | None
+
+
+def _server_type(offers: Sequence[_Offer], read_unix_s: float) -> ServerType:
     """One size in all its places, cheapest first."""
-    any_size = sizes[0]
-    key = any_size.name.lower()
-    on_demand = {place: listed[size.region].on_demand[key] for size in sizes for place in size.places}
-    spot = {p: listed[s.region].spot[key] for s in sizes if key in listed[s.region].spot for p in s.places}
+    any_size = offers[0].size
+    on_demand = {place: offer.on_demand for offer in offers for place in offer.size.places}
+    spot = {place: offer.spot for offer in offers if offer.spot is not None for place in offer.size.places}
     places = tuple(sorted(on_demand, key=lambda place: (on_demand[place], place)))
     gpu_model, gpu_memory_bytes = model_of(any_size.name) if any_size.gpus else ("", 0)
     return ServerType(

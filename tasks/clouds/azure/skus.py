@@ -61,16 +61,10 @@ class Skus:
         with self._lock:
             known = self._by_region.get(region)
         if known is None:
-            known = self._read(f"location eq '{region}'").get(region, {})
+            known = self._read(region)
             with self._lock:
                 self._by_region[region] = known
         return known
-
-    def every_region(self) -> dict[str, dict[str, Size]]:
-        found = self._read(None)
-        with self._lock:
-            self._by_region |= found
-        return found
 
     def for_create(self, name: str, place: Place, arch: str) -> Size:
         """The size, or AzureCloudError where Azure would refuse it: cheaper to know before a group is made."""
@@ -97,12 +91,11 @@ class Skus:
             ErrorKind.CAPACITY, scope, "SkuNotAvailable", f"{name} is restricted for this subscription in {place}"
         )
 
-    def _read(self, odata_filter: str | None) -> dict[str, dict[str, Size]]:
-        found: dict[str, dict[str, Size]] = {}
-        for sku in self.clients.compute.resource_skus.list(filter=odata_filter):
+    def _read(self, region: str) -> dict[str, Size]:
+        found: dict[str, Size] = {}
+        for sku in self.clients.compute.resource_skus.list(filter=f"location eq '{region}'"):
             if sku.resource_type == "virtualMachines" and (sku.name or "").startswith("Standard_"):
-                for size in _sizes(sku):
-                    found.setdefault(size.region, {})[size.name.lower()] = size
+                found |= {size.name.lower(): size for size in _sizes(sku) if size.region == region}
         return found
 
 
