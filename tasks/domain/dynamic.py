@@ -57,11 +57,11 @@ class DynamicPolicy:
     ci_ratio: float = 0.09
     noise_df: float = 8.0
     least_saving_s: float = 3.0
-    point_usd: float = 3.0
+    point_usd: float = 4.0
     optimism: float = 0.998
     least_optimism: float = 0.95
     hopeless_slack: float = 1.25
-    least_slack: float = 1.15
+    least_slack: float = 1.2
     budget_slack: float = 1.02
     patient_samples: int = 3
     first_run_ratio: float = 0.92
@@ -73,7 +73,7 @@ class DynamicPolicy:
     download_optimism: float = 2.0
     download_sure_s: float = 600.0
     download_check_s: float = 5.0
-    memory_ratio: float = 1.05
+    memory_ratio: float = 1.1
     run_ahead_memory_ratio: float = 0.9
     prior: Prior = field(default=PRIOR)
 
