@@ -26,6 +26,9 @@ from tests.emulators.hetzner import TOKEN
 from tests.emulators.hetzner_schema import LABELS, selects
 from tests.emulators.hetzner_world import HetznerWorld, open_world
 
+IMPATIENCE_S = 1.5
+"""Longer than any answer takes on a busy machine."""
+
 
 @pytest.fixture
 def world() -> Iterator[HetznerWorld]:
@@ -97,10 +100,10 @@ def test_an_answer_that_is_none_says_nothing(world: HetznerWorld, how: Any) -> N
 
 
 def test_a_create_that_is_not_answered_in_time_is_sent_once(world: HetznerWorld) -> None:
-    client = open_client(TOKEN, endpoint=f"{world.url}/v1", read_timeout_s=0.3)
+    client = open_client(TOKEN, endpoint=f"{world.url}/v1", read_timeout_s=IMPATIENCE_S)
     impatient = HetznerCloud(client, now=world.now)
     impatient.create(spec_of(world, 1))  # makes the firewall
-    world.plant(Fault("POST /servers", how="hang", after=True, seconds=0.6))
+    world.plant(Fault("POST /servers", how="hang", after=True, seconds=IMPATIENCE_S + 1))
     with pytest.raises(requests.exceptions.ReadTimeout) as late:
         impatient.create(spec_of(world, 2))
     assert impatient.classify(late.value).may_exist
@@ -166,8 +169,8 @@ def test_a_listing_without_one_kind_is_incomplete_and_says_which(world: HetznerW
 
 
 def test_a_listing_that_does_not_come_is_incomplete(world: HetznerWorld) -> None:
-    client = open_client(TOKEN, endpoint=f"{world.url}/v1", read_timeout_s=0.3)
-    world.plant(Fault("GET /volumes", how="hang", seconds=0.6))
+    client = open_client(TOKEN, endpoint=f"{world.url}/v1", read_timeout_s=IMPATIENCE_S)
+    world.plant(Fault("GET /volumes", how="hang", seconds=IMPATIENCE_S + 1))
     listing = HetznerCloud(client, now=world.now).list_owned()
     assert not listing.complete
     assert [problem.split(":")[0] for problem in listing.problems] == ["volumes"]

@@ -27,6 +27,9 @@ from tests.emulators.base import Fault, How
 from tests.emulators.upcloud import PASSWORD, TOKEN, USERNAME
 from tests.emulators.upcloud_world import UpCloudWorld, open_world
 
+IMPATIENCE_S = 1.5
+"""Longer than any answer takes on a busy machine."""
+
 
 @pytest.fixture
 def world() -> Iterator[UpCloudWorld]:
@@ -35,7 +38,7 @@ def world() -> Iterator[UpCloudWorld]:
 
 
 def impatient(world: UpCloudWorld) -> UpCloud:
-    manager = open_manager(USERNAME, PASSWORD, endpoint=f"{world.url}/1.3", read_timeout_s=0.3)
+    manager = open_manager(USERNAME, PASSWORD, endpoint=f"{world.url}/1.3", read_timeout_s=IMPATIENCE_S)
     return UpCloud(manager, now=world.now)
 
 
@@ -90,7 +93,7 @@ def test_an_answer_that_is_none_says_nothing(world: UpCloudWorld, how: Any) -> N
 
 
 def test_a_create_that_is_not_answered_in_time_is_sent_once(world: UpCloudWorld) -> None:
-    world.plant(Fault("POST /server", how="hang", after=True, seconds=0.6))
+    world.plant(Fault("POST /server", how="hang", after=True, seconds=IMPATIENCE_S + 1))
     cloud = impatient(world)
     with pytest.raises(requests.exceptions.ReadTimeout) as late:
         cloud.create(spec_of(world))
@@ -173,7 +176,7 @@ def test_a_listing_without_one_kind_is_incomplete_and_says_which(
 
 
 def test_a_listing_that_does_not_come_is_incomplete(world: UpCloudWorld) -> None:
-    world.plant(Fault("GET /ip_address", how="hang", seconds=0.6))
+    world.plant(Fault("GET /ip_address", how="hang", seconds=IMPATIENCE_S + 1))
     listing = impatient(world).list_owned()
     assert not listing.complete
     assert [problem.split(":")[0] for problem in listing.problems] == ["IP addresses"]

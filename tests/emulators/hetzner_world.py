@@ -57,7 +57,7 @@ class HetznerWorld:
 
     def cloud_with(self, token: str, **options: Any) -> HetznerCloud:
         """The adapter with other credentials or options, on the same project."""
-        client = open_client(token, endpoint=f"{self.url}/v1", connect_timeout_s=2.0, read_timeout_s=2.0)
+        client = open_client(token, endpoint=f"{self.url}/v1", connect_timeout_s=20.0, read_timeout_s=20.0)
         return HetznerCloud(client, now=self.clock.now, **options)
 
 
@@ -67,5 +67,5 @@ def open_world(**options: Any) -> Iterator[HetznerWorld]:
     clock = Clock()
     emulator = HetznerEmulator(clock.now, **options)
     with served(emulator) as url:
-        client = open_client(TOKEN, endpoint=f"{url}/v1", connect_timeout_s=2.0, read_timeout_s=2.0)
+        client = open_client(TOKEN, endpoint=f"{url}/v1", connect_timeout_s=20.0, read_timeout_s=20.0)
         yield HetznerWorld(emulator, HetznerCloud(client, now=clock.now), url, clock)

@@ -58,7 +58,7 @@ class UpCloudWorld:
         """The adapter with other credentials or options, on the same account."""
         username = "" if token else USERNAME
         manager = open_manager(
-            username, "" if token else password, token, endpoint=f"{self.url}/1.3", read_timeout_s=2.0
+            username, "" if token else password, token, endpoint=f"{self.url}/1.3", read_timeout_s=20.0
         )
         return UpCloud(manager, now=self.clock.now, **options)
 
@@ -69,5 +69,5 @@ def open_world(**options: Any) -> Iterator[UpCloudWorld]:
     clock = Clock()
     emulator = UpCloudEmulator(clock.now, **options)
     with served(emulator) as url:
-        manager = open_manager(USERNAME, PASSWORD, endpoint=f"{url}/1.3", connect_timeout_s=2.0, read_timeout_s=2.0)
+        manager = open_manager(USERNAME, PASSWORD, endpoint=f"{url}/1.3", connect_timeout_s=20.0, read_timeout_s=20.0)
         yield UpCloudWorld(emulator, UpCloud(manager, now=clock.now), url, clock)
