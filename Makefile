@@ -23,6 +23,12 @@ sweep: setup  ## measure this machine: three local servers, three models, a few 
 test: setup  ## every test that can run here
 	@$(RUN) pytest -q
 
+lab: setup  ## all five vendors at once, on micro-VMs behind emulators of their APIs (root on Linux)
+	@$(RUN) python -u -m tests.lab.all_vendors
+
+chaos: setup  ## kill the controller at every call and commit, then thousands of random interleavings
+	@$(RUN) python -m tests.chaos
+
 check: setup  ## format, lint, types, layers, Python version of the agent
 	@$(RUN) ruff format --check .
 	@$(RUN) ruff check .

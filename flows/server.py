@@ -22,6 +22,7 @@ from pydantic import BaseModel
 from flows.live_view import LiveView
 from flows.stopping import stops_on_signals
 from tasks.benchmark import follow, open_host
+from tasks.clouds.base import ServerType
 from tasks.clouds.hosts import SIMULATED, Host
 from tasks.domain.cells import Reason
 from tasks.domain.errors import AgentError, CleanupError, ServerGoneError, TokensweepError, UnreachableError
@@ -100,8 +101,9 @@ async def run_server(order: ServerOrder) -> ServerReport:
     """The work of the subflow; also runs without Prefect, where that has gone in the middle of a sweep."""
     services = _services_as(Settings().model_dump_json())
     plan = RunPlan.from_json(order.plan)
-    engine = await in_thread(engine_for, plan.models[0].weights, services.settings.cache_dir)
-    return await _Run(order, plan, services, engine).carry_out()
+    kind = await in_thread(services.cloud(order.vendor).server_type, order.server)
+    engine = await in_thread(engine_for, plan.models[0].weights, services.settings.cache_dir, kind.arch)
+    return await _Run(order, plan, services, engine, kind).carry_out()
 
 
 @cache
@@ -111,11 +113,11 @@ def _services_as(settings: str) -> Services:
 
 
 class _Run:
-    def __init__(self, order: ServerOrder, plan: RunPlan, services: Services, engine: Engine) -> None:
+    def __init__(self, order: ServerOrder, plan: RunPlan, services: Services, engine: Engine, kind: ServerType) -> None:
         self.order, self.plan, self.services, self.engine = order, plan, services, engine
         self.cloud = services.cloud(order.vendor)
         self.clock = services.clock(order.vendor)
-        self.server_type = self.cloud.server_type(order.server)
+        self.server_type = kind
         self.record = RunRecord(
             started_unix_s=self.clock.now(),
             now=self.clock.now,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import platform
 import sys
 import threading
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 from tasks.clouds.hosts import SIMULATED
+from tasks.domain.errors import ConfigError
 from tasks.settings import CHECKOUT
 
 _IMAGE = CHECKOUT / "agent-image"
@@ -31,16 +33,31 @@ class Engine:
     agent_version: str
 
 
-def ensure_engine(cache_dir: Path) -> Engine:
-    """Build what is missing (minutes, once) and say where it is. Raises ConfigError with what to install."""
+def ensure_engine(cache_dir: Path, arch: str = "") -> Engine:
+    """Build what is missing (minutes, once) and say where it is. arch: of the servers, by default this machine's.
+
+    Raises ConfigError with what to install.
+    """
     with _lock:
-        return _ensure(cache_dir)
+        return _ensure(cache_dir, arch or platform.machine())
 
 
-def engine_for(weights: str, cache_dir: Path) -> Engine:
+def why_no_engine(cache_dir: Path, arch: str) -> str:
+    """Why servers of this architecture cannot be measured from here, or ""; builds nothing."""
+    build = _module("build_runtime")
+    try:
+        recipe = build.load_recipe(arch, build.LOCK_FILE)
+        if build.read_runtime(cache_dir / "runtime" / recipe.runtime_id) is None:
+            build.find_toolchain(arch)
+    except ConfigError as exc:
+        return f"{exc.message} {exc.next_step}".strip()
+    return ""
+
+
+def engine_for(weights: str, cache_dir: Path, arch: str = "") -> Engine:
     """The engine that measures such weights. Simulated servers run none, so nothing is built for them."""
     if weights != SIMULATED:
-        return ensure_engine(cache_dir)
+        return ensure_engine(cache_dir, arch)
     return Engine(
         runtime_tarball=cache_dir,
         runtime_dir=cache_dir,
@@ -53,8 +70,8 @@ def engine_for(weights: str, cache_dir: Path) -> Engine:
 
 
 @cache
-def _ensure(cache_dir: Path) -> Engine:
-    runtime = _module("build_runtime").ensure_runtime(cache_dir / "runtime")
+def _ensure(cache_dir: Path, arch: str) -> Engine:
+    runtime = _module("build_runtime").ensure_runtime(cache_dir / "runtime", arch=arch)
     agent = _agent(cache_dir)
     return Engine(
         runtime_tarball=runtime.tarball,

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from fnmatch import fnmatchcase
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from tasks.catalog import Catalog, Classifies
@@ -19,7 +21,7 @@ from tasks.domain.money import Rate, to_usd
 from tasks.domain.policies import policy_for
 from tasks.domain.run_plan import ModelSpec, RunPlan
 from tasks.domain.sweep_plan import Offer, PlannedServer, SweepPlan, plan_server, plan_sweep
-from tasks.engine import Engine, engine_for
+from tasks.engine import Engine, engine_for, why_no_engine
 from tasks.lake import Lake, completed_servers, measured_cells, open_lake
 from tasks.lake.resume import Measured
 from tasks.lake_access import lake_address
@@ -145,7 +147,8 @@ def prepare(
         for name, sold in server_types(cloud, wanted[vendor]).items():
             kind = in_places(sold, preset.places)
             types[f"{vendor}/{name}"] = kind
-            servers.append(_planned(kind, cloud.traits, models, preset, rates, done=name in done[vendor]))
+            cannot = _cannot(kind, preset, services)
+            servers.append(_planned(kind, cloud.traits, models, preset, rates, cannot, done=name in done[vendor]))
     return PreparedSweep(preset, plan_sweep(sweep_id, servers, preset.max_usd), models, types, earlier)
 
 
@@ -183,12 +186,27 @@ def configure_vendors(prepared: PreparedSweep, services: Services) -> None:
             cloud.configure(dict(preset.vendor_options) if vendor == preset.vendor else {})
 
 
+def _cannot(kind: ServerType, preset: Preset, services: Services) -> str:
+    """Why this server type cannot be run at all, or ""."""
+    if not kind.places:
+        return "it is not sold in any of the wanted places"
+    if preset.weights == SIMULATED:
+        return ""
+    return _no_engine(services.settings.cache_dir, kind.arch)
+
+
+@cache
+def _no_engine(cache_dir: Path, arch: str) -> str:
+    return why_no_engine(cache_dir, arch)
+
+
 def _planned(
     kind: ServerType,
     traits: Traits,
     models: Sequence[ModelSpec],
     preset: Preset,
     rates: Mapping[str, Rate],
+    cannot: str,
     *,
     done: bool,
 ) -> PlannedServer:
@@ -200,7 +218,7 @@ def _planned(
         max_usd=preset.max_usd_per_server,
         deadline_s=preset.deadline_s,
         done=done,
-        cannot="" if kind.places else "it is not sold in any of the wanted places",
+        cannot=cannot,
         billing_minimum_s=traits.billing_minimum_s,
         billing_increment_s=traits.billing_increment_s,
     )

@@ -16,7 +16,7 @@ import pytest
 from tasks.catalog import OfflineCatalog, refresh
 from tasks.clouds.base import ServerType, Traits
 from tasks.domain.errors import ConfigError, LandingError
-from tasks.engine import Engine
+from tasks.engine import Engine, why_no_engine
 from tasks.lake.server_types import newest_reading, readings, write_reading
 from tasks.planning import prepare
 from tasks.presets import Preset
@@ -210,10 +210,13 @@ def test_a_sweep_over_two_vendors_is_planned_without_an_account(imported: Path, 
     assert set(planned) == {"aws/c7.xlarge", "aws/g6.4xlarge", "aws/m8g.large", "hetzner/cx22"}
     assert planned["aws/c7.xlarge"].offer.usd_per_hour == Decimal("0.2"), "the dearest place, as money is reserved"
     assert planned["aws/c7.xlarge"].offer.disk_bytes == 13 * 10**9, "a boot disk for the system and the models"
-    assert all(server.run for server in prepared.plan.servers)
+    for server in prepared.plan.servers:
+        arch = prepared.server_types[f"{server.offer.vendor}/{server.offer.name}"].arch
+        assert server.why == why_no_engine(services.settings.cache_dir, arch), "Arm takes a cross compiler"
 
     nowhere = prepare(preset.model_copy(update={"places": ("fsn1",)}), services, engine, offline=True)
     why = {server.offer.name: server.why for server in nowhere.plan.servers}
     assert why["c7.xlarge"] == "it is not sold in any of the wanted places" and why["cx22"] == ""
+    assert "no llama.cpp runtime for the architecture riscv64" in why_no_engine(services.settings.cache_dir, "riscv64")
     with pytest.raises(ConfigError, match=r"no server type is named like 'z\*'"):
         prepare(preset.model_copy(update={"servers": ("aws/z*",)}), services, engine, offline=True)
