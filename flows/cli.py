@@ -17,6 +17,7 @@ import typer
 from flows import (
     answers,
     catalog_command,
+    choose_command,
     commands,
     export_command,
     import_command,
@@ -53,9 +54,13 @@ def plan(
     server: Server = "",
     label: Label = "",
     offline: Annotated[bool, typer.Option("--offline", help="By the catalogue as it was last read here.")] = False,
+    max_usd: Annotated[float | None, typer.Option(help="What this much would measure, and what only predict.")] = None,
     as_json: Json = False,
 ) -> None:
     """Show what a sweep would do and what it may cost. Creates nothing."""
+    if max_usd is not None:
+        choose_command.show_choice(Settings(), preset, server, label, max_usd, as_json, offline=offline)
+        return
     commands.show_plan(Settings(), preset, server, label, as_json, offline=offline)
 
 
@@ -97,11 +102,12 @@ def metrics(
 def explain(
     server: Annotated[str, typer.Argument(help="A server type.")],
     model: Annotated[str, typer.Option(help="Only this model.")] = "",
+    cell: Annotated[str, typer.Option(help="Only this cell and what led to it, e.g. 'llama-7b tg512'.")] = "",
     sweep: Sweep = "",
     as_json: Json = False,
 ) -> None:
     """Show every decision about a server's cells, with its evidence."""
-    commands.show_decisions(Settings(), server, model, sweep, as_json)
+    commands.show_decisions(Settings(), server, model, sweep, as_json, cell=cell)
 
 
 @app.command()

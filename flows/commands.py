@@ -122,7 +122,11 @@ def show_metrics(settings: Settings, port: int) -> None:
         sys.stdout.write(exposition(services))
 
 
-def show_decisions(settings: Settings, server: str, model: str, sweep_id: str, as_json: bool) -> None:
+def show_decisions(
+    settings: Settings, server: str, model: str, sweep_id: str, as_json: bool, *, cell: str = ""
+) -> None:
+    """`cell`: its chain of evidence, deeper decisions indented below those that rest on them."""
+    from tasks.domain.evidence_chain import chain
     from tasks.lake import open_lake, query
     from tasks.lake_access import lake_address
 
@@ -139,9 +143,20 @@ def show_decisions(settings: Settings, server: str, model: str, sweep_id: str, a
             f"The lake has no decision about server {server!r}" + (f" and model {model!r}." if model else "."),
             next_step=f"Servers with runs: {', '.join(known) or 'none yet; see tokensweep run'}.",
         )
+    told = [{**r, "evidence": json.loads(r["evidence"] or "{}")} for r in rows]
+    if cell:
+        runs = dict.fromkeys(r["server_run_id"] for r in told)
+        chains = [chain([r for r in told if r["server_run_id"] == run], cell) for run in runs]
+        told = [{**r, "depth": depth} for links in chains for depth, r in links]
+        if not told:
+            raise ConfigError(f"No decision about {cell!r}.", next_step=f"Look at: tokensweep explain {server}.")
     if as_json:
-        print_json([{**r, "evidence": json.loads(r["evidence"] or "{}")} for r in rows])
+        print_json(told)
         return
+    if cell:
+        rows = [
+            {**r, "action": "  " * r["depth"] + r["action"], "evidence": json.dumps(r["evidence"])} for r in told
+        ]
     render.decisions(server, rows)
 
 
