@@ -169,8 +169,15 @@ def meters(region: str) -> list[dict[str, Any]]:
         found += [
             _meter(sold.name, region, plain, "Virtual Machines Dav5 Series", sold.usd_per_hour, "2024-02-01T00:00:00Z"),
             _meter(sold.name, region, plain, "Virtual Machines Dav5 Series", "99.9", "2019-02-01T00:00:00Z"),
-            _meter(sold.name, region, plain, "Virtual Machines Dav5 Series Windows", "88.8", "2024-02-01T00:00:00Z"),
-            _meter(sold.name, region, f"{plain} Low Priority", "Virtual Machines Dav5 Series", "0.0001", "2024-02-01"),
+            _meter(sold.name, region, plain, "Virtual Machines Dav5 Series Windows", "88.8", "2025-06-01T00:00:00Z"),
+            _meter(
+                sold.name,
+                region,
+                f"{plain} Low Priority",
+                "Virtual Machines Dav5 Series",
+                "0.0001",
+                "2025-06-01T00:00:00Z",
+            ),
             _meter(sold.name, region, plain, "Dav5 Series Cloud Services", "77.7", "2025-02-01T00:00:00Z"),
         ]
         if sold.spot_usd_per_hour:
