@@ -92,7 +92,7 @@ def test_a_repeated_run_is_the_same_and_another_start_is_not() -> None:
 def tok_per_s(lines: list[Line], model: str, task: str, n: int) -> float:
     cell = {"model": model, "task": task, "n_tokens": n}
     (result,) = [r for r in lines[-1]["results"] if r["cell"] == cell]
-    return n / (sum(result["samples_s"]) / len(result["samples_s"]))
+    return float(n / (sum(result["samples_s"]) / len(result["samples_s"])))
 
 
 def test_more_silicon_is_faster_and_larger_models_are_slower() -> None:
