@@ -45,7 +45,7 @@ def rows_from_events(plan: RunPlan, events: Iterable[Any], context: RunContext) 
         "server": plan.server,
         "schema_version": SCHEMA_VERSION,
     }
-    ended = ended_cells(plan, log, context.lost_reason)
+    ended = ended_cells(plan, log, context.lost_reason, context.detail)
     builder = CellRows(plan, log, head, context.licences)
     samples = {e.result.cell: builder.samples(e) for e in ended}
     cells = [builder.cell(e, samples[e.result.cell]) for e in ended]

@@ -23,8 +23,8 @@ class EndedCell:
     ended_s: float | None
 
 
-def ended_cells(plan: RunPlan, log: RunLog, lost_reason: Reason) -> list[EndedCell]:
-    """How each cell of the plan ended, in the order of the ladder."""
+def ended_cells(plan: RunPlan, log: RunLog, lost_reason: Reason, run_detail: str = "") -> list[EndedCell]:
+    """How each cell of the plan ended, in the order of the ladder. run_detail: what ended the run as a whole."""
     carried = {cell: _timed(samples) for cell, samples in plan.measured}
     found = _reported(log) if log.finished is not None else _reconstructed(log)
     decided_s = {str(d.raw["subject"]): d.at_s for d in log.decisions if d.raw["action"] == "resolve"}
@@ -37,7 +37,7 @@ def ended_cells(plan: RunPlan, log: RunLog, lost_reason: Reason) -> list[EndedCe
             result = CellResult(cell, Reason.OK, "measured by an interrupted run of this sweep", carried[cell])
         if result is None:
             last = attempts[-1] if attempts else None
-            result = CellResult(cell, lost_reason, _lost_detail(log), _mark_samples(last) if last else ())
+            result = CellResult(cell, lost_reason, _lost_detail(log, run_detail), _mark_samples(last) if last else ())
         if result.outcome is Outcome.MEASURED and not result.samples_s:
             detail = f"reported as measured, without a sample. {result.detail}".strip()
             result = CellResult(cell, Reason.SERVER_FAILED, detail)
@@ -50,10 +50,11 @@ def ended_cells(plan: RunPlan, log: RunLog, lost_reason: Reason) -> list[EndedCe
     return out
 
 
-def _lost_detail(log: RunLog) -> str:
+def _lost_detail(log: RunLog, run_detail: str) -> str:
     if log.finished is not None:
         return "the agent finished without a result for it"
-    return f"the event log stops after line {log.n_events}" if log.n_events else "the agent never started"
+    seen = f"the event log stops after line {log.n_events}" if log.n_events else "the agent never started"
+    return f"{seen}: {run_detail}" if run_detail else seen
 
 
 def _timed(samples_s: Any) -> tuple[float, ...]:
