@@ -24,6 +24,9 @@ BENCHMARKS: dict[str, tuple[float, str]] = {
     "guard": (160.0, "how much a running download changes pp and tg"),
     "first_bench": (60.0, "from SSH ready to the first llama-bench"),
     "conductor": (10.0, "decisions per second"),
+    "replay": (60.0, "recorded runs through the conductor, per policy"),
+    "import_": (60.0, "published results of 3,700 servers into the lake"),
+    "plan": (30.0, "which servers a budget measures"),
     "cli_import": (30.0, "how long the commands take to start"),
 }
 """Seconds that each may take, about, and what it shows."""
