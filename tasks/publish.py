@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -14,7 +14,7 @@ from typing import Any
 from tasks.clouds.base import ServerType
 from tasks.clouds.request import region_of
 from tasks.domain.cells import Reason
-from tasks.domain.lifecycle import LedgerRow
+from tasks.domain.lifecycle import LedgerRow, cost_usd
 from tasks.domain.money import Price, to_usd
 from tasks.domain.run_plan import RunPlan
 from tasks.lake import ControllerPhase, LandedRun, RunContext, land, open_lake, query, rows_from_events
@@ -89,7 +89,7 @@ def land_now(
     """Write the run's rows; a second call writes the same files again. The spool goes once they are in the lake."""
     ledger = services.ledger_of(server_type.vendor)
     rows = ledger.rows_of_run(plan.server_run_id)
-    costs = [row.cost_usd for row in rows]
+    now_unix_s = ledger.now()
     with Spool(spool_path) as spool:
         events = spool.read_all()
     last = rows[-1] if rows else None
@@ -97,7 +97,7 @@ def land_now(
     context = RunContext(
         vendor=server_type.vendor,
         started_unix_s=record.started_unix_s,
-        ended_unix_s=ledger.now(),
+        ended_unix_s=now_unix_s,
         place=last.place if last else "",
         region=region_of(last.place) if last else "",
         spot=record.spot,
@@ -114,8 +114,8 @@ def land_now(
         usd_per_currency=price.rate.usd if price.rate else Decimal(1),
         price_source=server_type.price_source,
         price_read_unix_s=server_type.price_read_unix_s,
-        billed_s=_billed_s(rows),
-        cost_usd=sum((c for c in costs if c is not None), Decimal(0)) if all(c is not None for c in costs) else None,
+        billed_s=sum((_billed_s(row, now_unix_s) for row in rows), 0.0),
+        cost_usd=sum((_cost_usd(row, now_unix_s) for row in rows), Decimal(0)),
         engine=record.engine,
         engine_commit=record.llama_cpp_commit,
         agent_version=record.agent_version,
@@ -142,11 +142,15 @@ def _price(server_type: ServerType, place: str, spot: bool, settings: Settings) 
     return to_usd(amount, server_type.currency, settings.exchange_rates, today=datetime.now(UTC).date())
 
 
-def _billed_s(rows: Sequence[LedgerRow]) -> float | None:
-    """Seconds from each create to its proven end; None while one is still open."""
-    if any(row.gone_unix_s is None for row in rows):
-        return None
-    return sum((row.gone_unix_s or 0.0) - (row.sent_unix_s or row.gone_unix_s or 0.0) for row in rows)
+def _billed_s(row: LedgerRow, now_unix_s: float) -> float:
+    """Seconds from its create to its proven end, or to the delete that was taken where that is not proven yet."""
+    ended_unix_s = row.gone_unix_s or row.last_delete_unix_s or now_unix_s
+    return ended_unix_s - (row.sent_unix_s or ended_unix_s)
+
+
+def _cost_usd(row: LedgerRow, now_unix_s: float) -> Decimal:
+    """What the ledger says, or will say if nothing more happens: the proof may come after the landing."""
+    return cost_usd(row, now_unix_s) if row.cost_usd is None else row.cost_usd
 
 
 def _resource_row(row: LedgerRow) -> dict[str, Any]:

@@ -11,16 +11,18 @@ from typing import Any
 import pytest
 
 from tasks.benchmark import follow, open_host
+from tasks.clouds.request import LiveServer
 from tasks.clouds.sim import SimCloud
 from tasks.domain.errors import CleanupError, ConfigError
-from tasks.domain.lifecycle import LedgerRow, ResourceState
+from tasks.domain.lifecycle import LedgerRow, ResourceState, cost_usd
 from tasks.engine import engine_for
-from tasks.lake import RunContext, land, open_lake, query, rows_from_events
+from tasks.lake import open_lake, query
 from tasks.leaks import leaks
 from tasks.maintenance import ensure_heartbeat, heartbeat_is_fresh, pass_of_the_reaper
 from tasks.planning import PreparedSweep, configure_vendors, prepare, run_plan
 from tasks.presets import Preset
 from tasks.provision import Cancelled, Order, ServerKeys, create, tear_down_now
+from tasks.publish import RunRecord, land_now
 from tasks.remote.spool import Spool
 from tasks.settings import Settings
 from tasks.wiring import Services
@@ -149,10 +151,15 @@ def order_of(services: Services, run: str, server: str = "c3a-8") -> Order:
 async def created(services: Services, run: str, faults: dict[str, float] | None = None) -> LedgerRow:
     cloud = services.cloud("sim")
     assert isinstance(cloud, SimCloud)
-    cloud.configure({"speedup": 2000, "faults": faults or {}})
+    cloud.configure({"speedup": 200, "faults": faults or {}})
+    return (await live_server(services, run)).row
+
+
+async def live_server(
+    services: Services, run: str, keys: ServerKeys | None = None, cancel: threading.Event | None = None
+) -> LiveServer:
     ensure_heartbeat(services, "sim")
-    live = await create(order_of(services, run), services, ServerKeys(), threading.Event())
-    return live.row
+    return await create(order_of(services, run), services, keys or ServerKeys(), cancel or threading.Event())
 
 
 async def test_a_teardown_sends_the_delete_and_leaves_the_proof_to_the_reaper(services: Services) -> None:
@@ -177,7 +184,7 @@ async def test_a_delete_that_is_not_taken_is_an_error_and_stays_the_reapers(serv
 async def test_a_server_run_uses_the_host_that_its_vendor_brings(services: Services, tmp_path: Path) -> None:
     keys, cancel = ServerKeys(), threading.Event()
     await created(services, "run-0")
-    live = await create(order_of(services, "run-1"), services, keys, cancel)
+    live = await live_server(services, "run-1", keys, cancel)
     prepared = planned(services, preset())
     host = open_host(live, keys, services, engine_for("simulated", tmp_path), cancel)
     host.connect()
@@ -191,17 +198,23 @@ async def test_a_server_run_uses_the_host_that_its_vendor_brings(services: Servi
     assert services.clock("sim").now() - started.agent_started_unix_s >= events[-1]["t_s"]
     tear_down_now("run-1", services)
 
-    context = RunContext(vendor="sim", started_unix_s=started.agent_started_unix_s, ended_unix_s=time.time())
-    land(str(tmp_path / "lake"), "run-1", rows_from_events(plan, events, context))
-    lake = open_lake(str(tmp_path / "lake"))
+    services.ledger_of("sim").begin_run("run-1", sweep_id="sweep", server="c3a-8", vendor="sim")
+    record = RunRecord(started_unix_s=started.agent_started_unix_s, engine="simulated")
+    landing = land_now(plan, tmp_path / "spool.jsonl", record, services.cloud("sim").server_type("c3a-8"), services)
+    assert landing.outcome == "completed"
+    lake = open_lake(services.settings.lake_root)
     assert query(lake, "SELECT DISTINCT weights FROM v_speed").to_dicts() == [{"weights": "simulated"}]
     assert query(lake, "SELECT * FROM v_latest").height == 0, "what is known about servers leaves them out"
+    (run,) = query(lake, "SELECT engine, cost_usd, billed_s FROM server_runs").to_dicts()
+    (row,) = services.ledger.rows_of_run("run-1")
+    assert run["engine"] == "simulated" and row.cost_usd is None, "landed before the proof"
+    assert run["billed_s"] > events[-1]["t_s"] and run["cost_usd"] == cost_usd(row, 0.0) > 0
 
 
 async def test_a_run_that_is_told_to_end_leaves_its_host_at_once(services: Services, tmp_path: Path) -> None:
     keys, cancel = ServerKeys(), threading.Event()
     await created(services, "run-0")
-    live = await create(order_of(services, "run-1"), services, keys, cancel)
+    live = await live_server(services, "run-1", keys, cancel)
     host = open_host(live, keys, services, engine_for("simulated", tmp_path), cancel)
     cancel.set()
     with pytest.raises(Cancelled):
