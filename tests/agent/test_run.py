@@ -191,11 +191,11 @@ def test_an_error_inside_the_agent_is_told_and_no_cell_is_lost(
         "import sys\n"
         f"sys.path.insert(0, {str(run.pyz)!r})\n"
         "from tasks.domain import conductor\n"
-        "row = conductor.Conductor._on_BenchRow\n"
+        "row = conductor.Conductor._on_bench_row\n"
         "def fail(self, event):\n"
         "    if event.cell.n_tokens == 32: raise RuntimeError('a defect')\n"
         "    row(self, event)\n"
-        "conductor.Conductor._on_BenchRow = fail\n"
+        "conductor.Conductor._on_bench_row = fail\n"
         "from agent.cli import main\n"
         f"sys.exit(main(['run', '--dir', {str(run.folder)!r}, '--runtime', {str(run.runtime)!r}]))"
     )
