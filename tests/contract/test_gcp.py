@@ -275,6 +275,19 @@ def test_an_accepted_server_that_cannot_be_read_yet_is_pending() -> None:
         assert until_running(world, made.ref()).cloud_id == made.cloud_id
 
 
+def test_a_create_of_the_same_name_that_is_under_way_is_not_taken_for_the_one_that_is_gone() -> None:
+    with open_world(timing=Timing(hidden_s=30.0, boot_s=40.0)) as world:
+        first = world.cloud.create(spec_for(world))
+        world.sleep(60)
+        world.cloud.delete(first.ref())
+        world.sleep(10)
+        second = world.cloud.create(spec_for(world, token="cd" * 32))
+        assert world.cloud.get(first.ref()) is None
+        world.cloud.delete(first.ref())
+        found = world.cloud.get(second.ref())
+        assert found is not None and (found.cloud_id, found.state) == (second.cloud_id, "pending")
+
+
 def test_listings_have_pages() -> None:
     with open_world(page_size=2) as world:
         names = [f"tokensweep-{number}" for number in range(5)]
