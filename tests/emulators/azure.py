@@ -6,21 +6,33 @@ import json
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from typing import Any
-from urllib.parse import parse_qs, quote
+from urllib.parse import parse_qs
 
 from tests.emulators import azure_schema
 from tests.emulators.azure_machines import Shop
+from tests.emulators.azure_metadata import (
+    CLIENT_ID,
+    CLIENT_SECRET,
+    FAULT_CODES,
+    REFUSALS,
+    TENANT,
+    Answer,
+    Call,
+    metadata,
+    page,
+    prices,
+    refusal,
+    retry,
+    token,
+)
 from tests.emulators.azure_payload import group_json, status_json, thing_json
-from tests.emulators.azure_sales import GROUPLESS_REGIONS, IMAGES, REGIONS, SIZES, meters
+from tests.emulators.azure_sales import GROUPLESS_REGIONS, REGIONS
 from tests.emulators.azure_state import DISK, IP, KINDS, NET, NIC, NSG, SUBSCRIPTION, VM, Account, Group, Refused, Thing
 from tests.emulators.base import Existing, Faults, Machines, NoMachines, StartResponse, WsgiApp
 
-TENANT = "99999999-8888-4777-8666-555555555555"
-CLIENT_ID, CLIENT_SECRET = "77777777-6666-4555-8444-333333333333", "the-secret-of-a-test"
-RETRY_AFTER_S = 5
+__all__ = ["CLIENT_ID", "CLIENT_SECRET", "SUBSCRIPTION", "TENANT", "AzureEmulator"]
 
 _TYPES = {type_.lower(): type_ for type_ in KINDS}
 _PATH = re.compile(
@@ -28,53 +40,6 @@ _PATH = re.compile(
     r"(?:/providers/(?P<provider>[^/]+)/(?P<kind>[^/]+)(?:/(?P<name>[^/]+))?)?/?",
     re.IGNORECASE,
 )
-_IMAGE_PATH = re.compile(
-    r".*/locations/(?P<region>[^/]+)/publishers/(?P<publisher>[^/]+)/artifacttypes/vmimage/offers/(?P<offer>[^/]+)"
-    r"/skus/(?P<sku>[^/]+)/versions",
-    re.IGNORECASE,
-)
-
-REFUSALS: dict[str, tuple[int, str]] = {
-    "ZonalAllocationFailed": (409, "Allocation failed. We do not have sufficient capacity in this zone."),
-    "OverconstrainedZonalAllocationRequest": (409, "Allocation failed. VM(s) with these constraints cannot be had."),
-    "AllocationFailed": (409, "Allocation failed. We do not have sufficient capacity in this region."),
-    "SkuNotAvailable": (409, "The requested size for resource is currently not available in this location."),
-    "QuotaTotal": (
-        409,
-        "Operation could not be completed as it results in exceeding approved Total Regional Cores quota.",
-    ),
-    "QuotaFamily": (409, "Operation results in exceeding quota limits of Core. Maximum allowed: 0, Current in use: 0."),
-    "PublicIPCountLimitReached": (400, "Cannot create more than 10 public IP addresses for this subscription."),
-    "TooManyRequests": (429, "The request is being throttled as the limit has been reached for operation type."),
-    "ExpiredAuthenticationToken": (401, "The access token expiry UTC time is earlier than current UTC time."),
-    "AuthorizationFailed": (403, "The client does not have authorization to perform action over scope."),
-    "ReadOnlyDisabledSubscription": (409, "The subscription is disabled and therefore marked as read only."),
-    "LocationNotAvailableForResourceGroup": (400, "The provided location is not available for resource group."),
-    "ResourceGroupBeingDeleted": (
-        409,
-        "The resource group is in deprovisioning state and cannot perform this operation.",
-    ),
-    "ScopeLocked": (409, "The scope cannot perform delete operation because it is locked."),
-    "NicReservedForAnotherVm": (400, "Nic(s) in request is reserved for another Virtual Machine for 180 seconds."),
-    "PropertyChangeNotAllowed": (409, "Changing property 'osProfile.customData' is not allowed."),
-    "ResourceNotFound": (404, "The Resource was not found."),
-    "InternalServerError": (500, "The server encountered an internal error."),
-    "SomethingNew": (409, "A code that nobody has seen yet."),
-}
-_FAULT_CODES = {"QuotaTotal": "OperationNotAllowed", "QuotaFamily": "OperationNotAllowed"}
-
-
-@dataclass
-class Call:
-    method: str
-    path: str
-    query: dict[str, str]
-    headers: Mapping[str, str]
-    body: Any
-    base: str
-
-    def arg(self, name: str) -> str:
-        return next((v for k, v in self.query.items() if k.lower() == name.lower()), "")
 
 
 class AzureEmulator:
@@ -136,7 +101,7 @@ class AzureEmulator:
 
     def error(self, code: str, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         status, message = REFUSALS[code]
-        return self._answer(start_response, *_refusal(status, _FAULT_CODES.get(code, code), message))
+        return self._answer(start_response, *refusal(status, FAULT_CODES.get(code, code), message))
 
     def _serve(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         length = int(environ.get("CONTENT_LENGTH") or 0)
@@ -154,7 +119,7 @@ class AzureEmulator:
                 self.account.settle()
                 answer = self._route(call)
         except Refused as refused:
-            answer = _refusal(refused.at, refused.code, refused.message)
+            answer = refusal(refused.at, refused.code, refused.message)
         return self._answer(start_response, *answer)
 
     # -- helpers of tests --
@@ -187,11 +152,11 @@ class AzureEmulator:
         start_response(f"{status} {'OK' if status < 300 else 'Refused'}", list(lines.items()))
         return [data]
 
-    def _route(self, call: Call) -> tuple[int, Any, dict[str, str]]:
+    def _route(self, call: Call) -> Answer:
         if call.path == "/api/retail/prices":
-            return self._prices(call)
+            return prices(call)
         if not call.path.lower().startswith("/subscriptions/"):
-            return self._token(call)
+            return token(call, self.tokens)
         self._check(call)
         if call.method in ("PUT", "PATCH", "POST"):
             try:
@@ -201,29 +166,29 @@ class AzureEmulator:
         found = _PATH.fullmatch(call.path)
         type_ = _TYPES.get(f"{found['provider']}/{found['kind']}".lower()) if found and found["provider"] else None
         if found is None or (found["provider"] and type_ is None):
-            return self._metadata(call)
+            return metadata(call, self.shop, self.permissions, self.operations, self.page_size)
         if type_ is None:
             return self._groups(call, found["group"])
         if found["name"] is None:
-            return self._page(call, [self._render(thing, call) for thing in self.account.listed(type_)])
+            return page(call, self.page_size, [self._render(thing, call) for thing in self.account.listed(type_)])
         return self._things(call, found["group"] or "", type_, found["name"])
 
     def _check(self, call: Call) -> None:
-        token = call.headers.get("authorization", "").removeprefix("Bearer ")
-        if token not in self.tokens:
-            code = "ExpiredAuthenticationToken" if token else "AuthenticationFailed"
+        bearer = call.headers.get("authorization", "").removeprefix("Bearer ")
+        if bearer not in self.tokens:
+            code = "ExpiredAuthenticationToken" if bearer else "AuthenticationFailed"
             raise Refused(401, code, "Authentication failed. The token is missing or has expired.")
         if call.path.split("/")[2].lower() != SUBSCRIPTION:
             raise Refused(404, "SubscriptionNotFound", f"The subscription '{call.path.split('/')[2]}' was not found.")
         if not call.arg("api-version"):
             raise Refused(400, "MissingApiVersionParameter", "The api-version query parameter is required.")
 
-    def _groups(self, call: Call, name: str | None) -> tuple[int, Any, dict[str, str]]:
+    def _groups(self, call: Call, name: str | None) -> Answer:
         account = self.account
         if name is None:
             if "resourcegroups" not in call.path.lower():
                 return 200, {"subscriptionId": SUBSCRIPTION, "displayName": "emulated", "state": "Enabled"}, {}
-            return self._page(call, [group_json(group) for group in account.listed("group")])
+            return page(call, self.page_size, [group_json(group) for group in account.listed("group")])
         if call.method == "PUT":
             why_not = azure_schema.group_problem(call.body)
             if why_not:
@@ -232,10 +197,10 @@ class AzureEmulator:
         if call.method == "DELETE":
             forced = call.arg("forceDeletionTypes").lower() == VM.lower()
             account.delete_group(name, forced=forced)
-            return 202, None, {"Location": f"{call.base}/subscriptions/{SUBSCRIPTION}/operationresults/x", **_retry()}
+            return 202, None, {"Location": f"{call.base}/subscriptions/{SUBSCRIPTION}/operationresults/x", **retry()}
         return 200, group_json(account.group(name)), {}
 
-    def _put_group(self, name: str, body: dict[str, Any]) -> tuple[int, Any, dict[str, str]]:
+    def _put_group(self, name: str, body: dict[str, Any]) -> Answer:
         account, location = self.account, body["location"].replace(" ", "").lower()
         if location not in REGIONS or location in GROUPLESS_REGIONS:
             raise Refused(
@@ -261,7 +226,7 @@ class AzureEmulator:
                 f"The resource group '{group.name}' is in deprovisioning state and cannot perform this operation.",
             )
 
-    def _things(self, call: Call, group: str, type_: str, name: str) -> tuple[int, Any, dict[str, str]]:
+    def _things(self, call: Call, group: str, type_: str, name: str) -> Answer:
         account = self.account
         if call.method == "PUT":
             self._check_not_ending(account.group(group))
@@ -278,7 +243,7 @@ class AzureEmulator:
             return 202, None, self._operation(call, thing.ends_unix_s or 0.0, None)
         return 200, self._render(account.thing(group, type_, name), call), {}
 
-    def _put(self, call: Call, group: str, type_: str, name: str) -> tuple[int, Any, dict[str, str]]:
+    def _put(self, call: Call, group: str, type_: str, name: str) -> Answer:
         account, body = self.account, call.body
         known = account.things.get(f"{group}/{type_}/{name}".lower())
         if type_ == VM:
@@ -312,112 +277,4 @@ class AzureEmulator:
         key = str(uuid.uuid4())
         self.operations[key] = (ends_unix_s, failure)
         url = f"{call.base}/subscriptions/{SUBSCRIPTION}/providers/Microsoft.Compute/locations/x/operations/{key}"
-        return {"Azure-AsyncOperation": f"{url}?api-version=2024-07-01", **_retry()}
-
-    def _metadata(self, call: Call) -> tuple[int, Any, dict[str, str]]:
-        """What is only read: sizes, images, usages, permissions, providers, operations."""
-        path = call.path.lower()
-        if "/operations/" in path:
-            ends_unix_s, failure = self.operations[path.rsplit("/", 1)[1]]
-            if self.account.now() < ends_unix_s:
-                return 200, {"status": "InProgress"}, _retry()
-            if failure:
-                return 200, {"status": "Failed", "error": {"code": failure[0], "message": failure[1]}}, {}
-            return 200, {"status": "Succeeded"}, {}
-        if path.endswith("/skus"):
-            wanted = re.search(r"location eq '([^']+)'", call.arg("$filter"))
-            regions = [wanted[1]] if wanted else list(REGIONS)
-            return self._page(call, [s.sku(r) for r in regions for s in SIZES.values() if r in s.regions])
-        if path.endswith("/locations"):
-            physical = [{"name": region, "metadata": {"regionType": "Physical"}} for region in REGIONS]
-            return self._page(call, [*physical, {"name": "europe", "metadata": {"regionType": "Logical"}}])
-        image = _IMAGE_PATH.fullmatch(call.path)
-        if image is not None:
-            known = (image["publisher"], image["offer"], image["sku"]) in IMAGES
-            if not known:
-                raise Refused(404, "NotFound", "Artifact: VMImage was not found.")
-            return 200, [{"location": image["region"], "name": "24.04.202611010", "id": call.path}], {}
-        if path.endswith("/usages"):
-            return self._page(call, self._usages(call))
-        if path.endswith("/permissions"):
-            return self._page(call, self.permissions)
-        if path.rstrip("/").endswith("/providers"):
-            names = ("Microsoft.Compute", "Microsoft.Network", "Microsoft.DevTestLab")
-            return self._page(call, [{"namespace": n, "registrationState": "Registered"} for n in names])
-        raise Refused(404, "InvalidResourceType", f"The resource type of {call.path} could not be found.")
-
-    def _usages(self, call: Call) -> list[dict[str, Any]]:
-        region = call.path.split("/locations/")[1].split("/")[0]
-        if "Microsoft.Network" in call.path:
-            return [_usage("PublicIPAddresses", 0, self.shop.ips)]
-        limit = self.shop.quotas.get
-        return [
-            _usage("cores", 0, limit((region, "total"), 100)),
-            _usage("lowPriorityCores", 0, limit((region, "spot"), 100)),
-        ]
-
-    def _page(self, call: Call, items: list[Any]) -> tuple[int, Any, dict[str, str]]:
-        start = int(call.arg("$skiptoken") or 0)
-        body: dict[str, Any] = {"value": items[start : start + self.page_size]}
-        if start + self.page_size < len(items):
-            query = {k: v for k, v in call.query.items() if k != "$skiptoken"} | {
-                "$skiptoken": str(start + self.page_size)
-            }
-            text = "&".join(f"{quote(key)}={quote(value)}" for key, value in query.items())
-            body["nextLink"] = f"{call.base}{call.path}?{text}"
-        return 200, body, {}
-
-    def _prices(self, call: Call) -> tuple[int, Any, dict[str, str]]:
-        wanted = re.search(r"armRegionName eq '([^']+)'", call.arg("$filter"))
-        if wanted is None or "serviceName eq 'Virtual Machines'" not in call.arg("$filter"):
-            raise Refused(400, "BadRequest", "The filter is not one that this emulator knows.")
-        items, start = meters(wanted[1]), int(call.arg("$skip") or 0)
-        body: dict[str, Any] = {"BillingCurrency": "USD", "Items": items[start : start + 10], "NextPageLink": None}
-        if start + 10 < len(items):
-            link = f"$filter={quote(call.arg('$filter'))}&$skip={start + 10}"
-            body["NextPageLink"] = f"https://prices.azure.com:443/api/retail/prices?{link}"
-        return 200, body | {"Count": len(body["Items"])}, {}
-
-    def _token(self, call: Call) -> tuple[int, Any, dict[str, str]]:
-        """Microsoft Entra ID, as far as a service principal with a secret needs it."""
-        root = f"{call.base}/{TENANT}"
-        if call.path == "/common/discovery/instance":
-            hosts = ["login.microsoftonline.com", "login.windows.net", "login.microsoft.com", "sts.windows.net"]
-            metadata = [{"preferred_network": hosts[0], "preferred_cache": hosts[1], "aliases": hosts}]
-            where = f"{root}/v2.0/.well-known/openid-configuration"
-            return 200, {"tenant_discovery_endpoint": where, "api-version": "1.1", "metadata": metadata}, {}
-        if call.path.endswith("/openid-configuration"):
-            return (
-                200,
-                {
-                    "token_endpoint": f"{root}/oauth2/v2.0/token",
-                    "authorization_endpoint": f"{root}/oauth2/v2.0/authorize",
-                    "issuer": f"{root}/v2.0",
-                    "tenant_region_scope": "EU",
-                },
-                {},
-            )
-        form = {key: values[0] for key, values in parse_qs(call.body.decode()).items()}
-        if form.get("client_id") != CLIENT_ID or form.get("client_secret") != CLIENT_SECRET:
-            text = "AADSTS7000215: Invalid client secret provided. Ensure the secret being sent is the value."
-            return 401, {"error": "invalid_client", "error_description": text, "error_codes": [7000215]}, {}
-        token = uuid.uuid4().hex
-        self.tokens.add(token)
-        return 200, {"token_type": "Bearer", "expires_in": 3599, "access_token": token}, {}
-
-
-def _refusal(status: int, code: str, message: str) -> tuple[int, Any, dict[str, str]]:
-    return status, {"error": {"code": code, "message": message}}, _retry() if status == 429 else {}
-
-
-def _retry() -> dict[str, str]:
-    return {"Retry-After": str(RETRY_AFTER_S)}
-
-
-def _usage(name: str, current: int, limit: int) -> dict[str, Any]:
-    return {
-        "name": {"value": name, "localizedValue": name},
-        "currentValue": current,
-        "limit": limit,
-        "unit": "Count",
-    }
+        return {"Azure-AsyncOperation": f"{url}?api-version=2024-07-01", **retry()}

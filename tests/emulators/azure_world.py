@@ -147,3 +147,8 @@ def ours(world: AzureWorld) -> list[str]:
 
 def usd_per_hour(world: AzureWorld) -> float:
     return float(sum(thing.usd_per_hour for thing in world.existing() if thing.ours))
+
+
+def entra(world: AzureWorld) -> dict[str, Any]:
+    """Where the emulated Microsoft Entra ID is."""
+    return {"authority": world.url, "disable_instance_discovery": True, "connection_verify": ca_file()}
