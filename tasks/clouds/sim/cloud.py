@@ -24,6 +24,7 @@ from tasks.clouds.sim.state import SimState, Thing
 T = TypeVar("T")
 OPTIONS = "options"
 BUCKET = "bucket"
+BORN = "born"
 STATE_FILE = "sim.sqlite"
 WINDOW_S = 120.0
 
@@ -87,10 +88,12 @@ class SimCloud:
             with self._opening:
                 if self._parts is None:
                     state = SimState(self._folder / STATE_FILE)
+                    clock = SimClock(state, self._base.speedup)
                     with state.transaction():
                         if not state.text(OPTIONS):
                             state.put_value(OPTIONS, self._base.to_dict())
-                    self._parts = (state, SimClock(state, self._base.speedup))
+                            state.put_value(BORN, (self._clock or clock).now())
+                    self._parts = (state, clock)
         return self._parts
 
     _parts: tuple[SimState, SimClock] | None = None
@@ -221,7 +224,8 @@ class SimCloud:
 
     def _model(self) -> Model:
         options = self.options
-        return Model(self.state, options, Draws(options.seed, options.faults), self.clock.now())
+        born_unix_s = float(self.state.value(BORN))
+        return Model(self.state, options, Draws(options.seed, options.faults), self.clock.now(), born_unix_s)
 
     def _subject(self, ref: Ref) -> str:
         """What a call's number is counted for: the server type, which is the same in a repeated sweep."""
@@ -284,12 +288,12 @@ def _one_of_the_regions(model: Model, *key: object) -> str:
 
 def _outage(model: Model) -> str:
     """The region that does not answer now, "" for none."""
-    window = int(model.now_unix_s // WINDOW_S)
+    window = model.window(WINDOW_S)
     return _one_of_the_regions(model, window) if model.draws.happens("region_outage", window) else ""
 
 
 def _expired(model: Model) -> bool:
-    return model.draws.happens("credentials_expired", int(model.now_unix_s // WINDOW_S))
+    return model.draws.happens("credentials_expired", model.window(WINDOW_S))
 
 
 def _gateway(model: Model, subject: str, operation: str, n_call: int) -> str:

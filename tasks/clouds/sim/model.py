@@ -39,10 +39,17 @@ class Bill:
 
 @dataclass(frozen=True)
 class Model:
+    """born_unix_s: when the account was opened; what is drawn by time is drawn by the time since then."""
+
     state: SimState
     options: SimOptions
     draws: Draws
     now_unix_s: float
+    born_unix_s: float
+
+    def window(self, length_s: float) -> int:
+        """The number of the stretch of time that it is now."""
+        return int((self.now_unix_s - self.born_unix_s) // length_s)
 
     # ---- create -------------------------------------------------------------------------------------
 
@@ -76,8 +83,7 @@ class Model:
         return server
 
     def _out_of_stock(self, server_type: str, place: str) -> bool:
-        hour = int(self.now_unix_s // STOCK_WINDOW_S)
-        if self.draws.happens("capacity", server_type, place, hour):
+        if self.draws.happens("capacity", server_type, place, self.window(STOCK_WINDOW_S)):
             return True
         return self.state.n_servers(server_type, place, self.now_unix_s) >= self.options.zone_stock
 
@@ -167,7 +173,7 @@ class Model:
             host_public_key="",
             tags={"owner": "somebody-else"},
         )
-        calm = Model(self.state, self.options, Draws(0), self.now_unix_s)
+        calm = replace(self, draws=Draws(0))
         server = replace(calm._server(replace(spec, place=kind.places[0]), 0), place=place)
         self.state.add(server)
         self._make_sides(server)
