@@ -321,15 +321,16 @@ def reap_report(report: Any, recovered: Sequence[Any]) -> None:
 
 def leaks(report: Any) -> None:
     if report.items or report.unproven:
-        table = Table(title="Left behind", title_justify="left")
+        table = Table(title=report.verdict, title_justify="left")
         for name in ("vendor", "place", "kind", "name", "age", "USD/h", "why"):
             table.add_column(name)
         for leak in (*report.items, *report.unproven):
             age = "unknown" if leak.age_s is None else humanize.naturaldelta(leak.age_s)
-            table.add_row(leak.vendor, leak.place, leak.kind, leak.name, age, str(leak.usd_per_hour), leak.reason)
+            why = f"{leak.reason}, STUCK" if leak.stuck else leak.reason
+            table.add_row(leak.vendor, leak.place, leak.kind, leak.name, age, str(leak.usd_per_hour), why)
         out.print(table)
     else:
-        out.print("[green]Nothing is left behind.[/green]" if report.clean else "[red]Not proven.[/red]")
+        out.print(f"[{'green' if report.clean else 'red'}]{report.verdict}.[/]")
     for listed in report.listed:
         when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(listed.listed_unix_s))
         state = "complete" if listed.complete else f"INCOMPLETE: {'; '.join(listed.problems)}"

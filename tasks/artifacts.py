@@ -122,7 +122,7 @@ def cell_text(cell: dict[str, Any]) -> str:
 async def publish_leaks(report: LeakReport) -> None:
     """Published when there is nothing too: that is the proof. What is left is also told as an event."""
     tell_leaks(report)
-    lines = ["# Nothing is left" if report.clean else f"# {len(report.items)} resources are left behind", ""]
+    lines = [f"# {report.verdict}", ""]
     for leak in (*report.items, *report.unproven):
         age = "unknown age" if leak.age_s is None else f"{leak.age_s:.0f} s old"
         cost = f"{leak.usd_per_hour} USD/h"

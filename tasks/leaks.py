@@ -161,6 +161,21 @@ class LeakReport:
     def usd_per_hour(self) -> Decimal:
         return sum((leak.usd_per_hour for leak in self.items), Decimal(0))
 
+    @property
+    def verdict(self) -> str:
+        """The report in one line, the same wherever it is shown."""
+        if self.clean:
+            return "Nothing is left behind"
+        parts = []
+        if self.items:
+            parts.append(f"{len(self.items)} resources are left behind, at {self.usd_per_hour:f} USD/h")
+        if self.unproven:
+            parts.append(f"{len(self.unproven)} deletions are not proven yet")
+        partial = [listed.vendor for listed in self.listed if not listed.complete]
+        if partial:
+            parts.append(f"of {', '.join(partial)} nothing is proven, because it could not be listed whole")
+        return "; ".join(parts)
+
 
 def leaks(
     clouds: Sequence[Cloud], ledger: Ledger, now: Callable[[], float], *, rules: Rules = DEFAULT_RULES

@@ -328,6 +328,23 @@ def test_leaks_is_not_clean_before_the_proof(tmp_path: Path) -> None:
     assert w.leaks().clean
 
 
+def test_the_verdict_says_what_is_left_at_what_price_and_what_is_not_proven(tmp_path: Path) -> None:
+    w = world(tmp_path, lag_s=30)
+    assert w.leaks().verdict == "Nothing is left behind"
+    w.create("one", deadline_unix_s=w.clock.now() + 60)
+    two = w.create("two")
+    w.clock.sleep(300)
+    w.cloud.unreachable = {"south-1a"}
+    request_delete(w.cloud, w.ledger, two.row)
+    w.clock.sleep(60)
+    assert w.leaks().verdict == (
+        "3 resources are left behind, at 0.36 USD/h; 1 deletions are not proven yet; "
+        "of memory nothing is proven, because it could not be listed whole"
+    )
+    w.settle()
+    assert w.leaks().verdict == "Nothing is left behind"
+
+
 def test_a_lost_create_is_watched_and_not_a_leak(tmp_path: Path) -> None:
     w = world(tmp_path)
     w.cloud.plant("create", Fault(LOST))
