@@ -30,6 +30,7 @@ from tasks.models.synthesize import random_spec, synthesize
 from tasks.presets import Preset, load_preset
 from tasks.wiring import Services
 
+NO_PRICE = "none: "  # how a vendor's module begins the source of a price that it could not find
 OVERHEAD_S = 300.0  # create, connect, upload and teardown, beside the deadline of the run itself
 SYSTEM_DISK_BYTES = 12 * 10**9  # Ubuntu 24.04 with room for its logs, and the runtime
 
@@ -188,6 +189,8 @@ def configure_vendors(prepared: PreparedSweep, services: Services) -> None:
 
 def _cannot(kind: ServerType, preset: Preset, services: Services) -> str:
     """Why this server type cannot be run at all, or ""."""
+    if kind.price_source.startswith(NO_PRICE):
+        return f"its price is not known: {kind.price_source.removeprefix(NO_PRICE)}"
     if not kind.places:
         return "it is not sold in any of the wanted places"
     if preset.weights == SIMULATED:

@@ -89,8 +89,9 @@ class Traits:
 class ServerType:
     """What a vendor sells. `places` are zones or regions, cheapest first; `price_per_hour` is that of the cheapest.
 
-    prices: by place, where they differ. spot_prices: by place, empty where the vendor has none. memory_bytes,
-    disk_bytes (0: the boot disk is chosen at the create), gpu_memory_bytes (of one GPU).
+    arch: as `uname -m` says it, x86_64 or aarch64. prices: by place, where they differ. spot_prices: by place, empty
+    where the vendor has none. memory_bytes, disk_bytes (0: the boot disk is chosen at the create), gpu_memory_bytes (of
+    one GPU).
     """
 
     vendor: str

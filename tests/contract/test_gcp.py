@@ -135,7 +135,7 @@ def test_what_the_user_data_says_reaches_the_machine() -> None:
     [
         ("e2-standard-2", {}, "ubuntu-2404-lts-amd64", "pd-balanced"),
         ("c4a-standard-2", {"arch": "aarch64"}, "ubuntu-2404-lts-arm64", "hyperdisk-balanced"),
-        ("t2a-standard-1", {"arch": "arm64"}, "ubuntu-2404-lts-arm64", "pd-balanced"),
+        ("t2a-standard-1", {"arch": "aarch64"}, "ubuntu-2404-lts-arm64", "pd-balanced"),
         ("g2-standard-4", {"gpus": 1}, "ubuntu-accelerator-2404-amd64-with-nvidia-580", "pd-balanced"),
         ("a3-highgpu-1g", {"gpus": 1}, "ubuntu-accelerator-2404-amd64-with-nvidia-580", "hyperdisk-balanced"),
         ("x9-metal", {}, "ubuntu-2404-lts-amd64", "hyperdisk-balanced"),

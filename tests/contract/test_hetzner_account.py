@@ -43,7 +43,7 @@ def test_server_types_with_places_and_prices(world: HetznerWorld) -> None:
     assert ccx13.price_per_hour == Decimal("0.0208")  # with a primary IPv4, without VAT
     assert ccx13.price_read_unix_s == world.now()
     assert ccx13.spot_prices == {}
-    assert (offers["cax11"].arch, offers["cx23"].arch) == ("arm64", "x86_64")
+    assert (offers["cax11"].arch, offers["cx23"].arch) == ("aarch64", "x86_64")
     assert offers["cax11"].places == ("fsn1",)  # sold out in nbg1
     assert offers["cpx11"].places == ("fsn1", "ash")  # withdrawn in hel1
 

@@ -112,7 +112,7 @@ def test_what_fails_before_the_create_is_sent_made_nothing(world: UpCloudWorld, 
 
 
 def test_what_upcloud_does_not_sell_is_refused_before_anything_is_sent(world: UpCloudWorld) -> None:
-    for changes in ({"spot": True}, {"arch": "arm64"}):
+    for changes in ({"spot": True}, {"arch": "aarch64"}):
         with pytest.raises(UnsupportedError):
             world.cloud.create(spec_of(world, **changes))
     with pytest.raises(NotSentError) as refused:

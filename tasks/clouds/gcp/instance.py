@@ -58,10 +58,9 @@ def family(server_type: str) -> str:
 
 def image(spec: CreateSpec) -> str:
     """The image's family. Raises ConfigError for an architecture that there is no image for."""
-    arch = "aarch64" if spec.arch == "arm64" else spec.arch
-    if arch not in UBUNTU:
+    if spec.arch not in UBUNTU:
         raise ConfigError(f"gcp: there is no image for the architecture {spec.arch!r} of {spec.server_type}.")
-    return (UBUNTU_WITH_GPU_DRIVER if spec.gpus else UBUNTU)[arch]
+    return (UBUNTU_WITH_GPU_DRIVER if spec.gpus else UBUNTU)[spec.arch]
 
 
 def user_data(spec: CreateSpec) -> str:

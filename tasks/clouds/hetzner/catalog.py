@@ -16,7 +16,7 @@ from tasks.domain.errors import ConfigError
 
 PRICE_SOURCE = "api.hetzner.cloud/v1/server_types + /pricing (net, with a primary IPv4)"
 MAX_AGE_S = 3600.0
-_ARCHITECTURES = {"x86": "x86_64", "arm": "arm64"}
+_ARCHITECTURES = {"x86": "x86_64", "arm": "aarch64"}
 _GIB, _GB = 2**30, 10**9
 
 

@@ -70,7 +70,7 @@ FAMILIES = {
 MAKERS = {
     "i": _Maker("Simulated Intel Xeon", "x86_64", 1.0, 4.5e9, 42.0, 210e9),
     "a": _Maker("Simulated AMD EPYC", "x86_64", 0.9, 5.0e9, 48.0, 300e9),
-    "r": _Maker("Simulated Neoverse", "arm64", 0.8, 5.5e9, 38.0, 260e9),
+    "r": _Maker("Simulated Neoverse", "aarch64", 0.8, 5.5e9, 38.0, 260e9),
 }
 GPUS = {
     "t4": _Gpu("Simulated T4", 15, 300e9, 25.0, 0.38),
