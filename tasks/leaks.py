@@ -28,6 +28,8 @@ from tasks.domain.reaping import (
 )
 from tasks.ledger import Ledger, liveness
 
+LISTING_TRIES = 3
+
 
 @dataclass(frozen=True, kw_only=True)
 class Listed:
@@ -125,6 +127,16 @@ def survey(cloud: Cloud, ledger: Ledger, now: Callable[[], float], rules: Rules 
     return Survey(cloud, ledger, rules, listing, found, ended_runs, listed_until_unix_s)
 
 
+def _whole_survey(cloud: Cloud, ledger: Ledger, now: Callable[[], float], rules: Rules) -> Survey:
+    """A survey by a complete listing, if one of a few tries gives one: a single lost answer must not cost the proof."""
+    found = survey(cloud, ledger, now, rules)
+    for _ in range(LISTING_TRIES - 1):
+        if found.listing.complete:
+            break
+        found = survey(cloud, ledger, now, rules)
+    return found
+
+
 @dataclass(frozen=True, kw_only=True)
 class Leak:
     """Something that nobody may use and that may still bill. reason: why nobody may. age_s: None if not known."""
@@ -186,7 +198,7 @@ def leaks(
     in_use: list[Decision] = []
     listed: list[Listed] = []
     for cloud in clouds:
-        found = survey(cloud, ledger, clock_of(cloud, WallClock(now)).now, rules)
+        found = _whole_survey(cloud, ledger, clock_of(cloud, WallClock(now)).now, rules)
         listed.append(found.listed())
         items += [_shown(judged) for judged in found.judged if judged.decision.action == DELETE]
         in_use += [j.decision for j in found.judged if j.decision.action != DELETE and _is_our_server(j.seen)]
