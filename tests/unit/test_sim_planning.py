@@ -219,3 +219,14 @@ async def test_a_run_that_is_told_to_end_leaves_its_host_at_once(services: Servi
     cancel.set()
     with pytest.raises(Cancelled):
         host.connect()
+
+
+def test_one_listing_that_fails_does_not_cost_the_proof(services: Services) -> None:
+    """Of a hundred proofs a third of whose listings fail: three tries each give nearly all of them."""
+    cloud = services.cloud("sim")
+    assert isinstance(cloud, SimCloud)
+    cloud.configure({"faults": {"lost_request": 0.3}})
+    proven = [leaks([cloud], services.ledger, time.time).clean for _ in range(100)]
+    assert proven.count(True) > 90
+    cloud.configure({"faults": {"lost_request": 1.0}})
+    assert not leaks([cloud], services.ledger, time.time).clean
