@@ -32,7 +32,9 @@ NOW = float("-inf")
 class DynamicPolicy:
     """Thresholds. `*_ratio` are shares, `*_slack` factors on the time that the gate allows.
 
-    ci_ratio: half-width of the 95 % interval of the mean, relative to it, at which repeats stop.
+    ci_ratio: half-width of the 95 % interval of the mean, relative to it, at which repeats stop, if the repeats that
+        this saves cost repeats_usd. It is ci_cheap times as much at least and ci_dear times as much at most for
+        repeats that cost less or more, by the fourth root of the price.
     noise_df: how many degrees of freedom the noise of the server's other cells weighs in that interval.
     point_usd: what a measured cell is worth; a cell is skipped when its chance of passing, times this, is below the
         price of its first run. optimism, least_optimism: the quantiles of a prediction's residuals
@@ -54,10 +56,13 @@ class DynamicPolicy:
     min_repeats: int = 3
     reads_headers: bool = True
     one_cell_per_process: bool = False
-    ci_ratio: float = 0.09
+    ci_ratio: float = 0.105
+    ci_cheap: float = 0.7
+    ci_dear: float = 1.5
+    repeats_usd: float = 0.02
     noise_df: float = 8.0
     least_saving_s: float = 3.0
-    point_usd: float = 4.0
+    point_usd: float = 12.0
     optimism: float = 0.998
     least_optimism: float = 0.95
     hopeless_slack: float = 1.25
@@ -229,13 +234,16 @@ class DynamicPolicy:
         if saved_s <= reload_s + self.least_saving_s:
             return GO
         width = pooled_half_width_ratio(bench.samples_s, view.noise, self.noise_df)
+        saved_usd = saved_s / 3600 * view.plan.price_usd_per_hour
+        limit = self.ci_ratio * min(self.ci_dear, max(self.ci_cheap, (saved_usd / self.repeats_usd) ** 0.25))
         evidence = {
             "ci_half_width_ratio": width,
-            "limit_ratio": self.ci_ratio,
+            "limit_ratio": limit,
+            "saved_usd": saved_usd,
             "saved_s": saved_s,
             "reload_s": reload_s,
         }
-        return Verdict(width > self.ci_ratio, Reason.OK, evidence)
+        return Verdict(width > limit, Reason.OK, evidence)
 
     def next_check_s(self, view: RunView, bench: BenchView) -> float:
         if bench.current is not None:
