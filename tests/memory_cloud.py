@@ -112,16 +112,18 @@ class Folder(MutableMapping[str, Thing]):
 
 @dataclass
 class MemoryCloud:
-    """stock: servers left per place (absent: no end). faults: per method ("": any), one taken by each call. lies: how
-    often `get` denies what exists. unreachable: places whose listing fails. dark: places that answer that there is
-    nothing, and whose listing fails. stuck: names whose delete is accepted and ignored. surviving: kinds that outlive
-    their server. double: a create makes two servers, as an SDK that sends again does."""
+    """list_lag_s: how far listings are behind `get`, which is itself behind by lag_s. stock: servers left per place
+    (absent: no end). faults: per method ("": any), one taken by each call. lies: how often `get` denies what exists.
+    unreachable: places whose listing fails. dark: places that answer that there is nothing, and whose listing fails.
+    stuck: names whose delete is accepted and ignored. surviving: kinds that outlive their server. double: a create
+    makes two servers, as an SDK that sends again does."""
 
     now: Callable[[], float]
     vendor: str = "memory"
     things: MutableMapping[str, Thing] = field(default_factory=dict)
     places: tuple[str, ...] = ("north-1a", "north-1b", "south-1a")
     lag_s: float = 0.0
+    list_lag_s: float = 0.0
     boot_s: float = 0.0
     delete_s: float = 0.0
     unique_names: bool = False
@@ -148,7 +150,7 @@ class MemoryCloud:
             unique_names=self.unique_names,
             idempotency_token=self.idempotency_token,
             native_ttl=False,
-            visibility_lag_s=self.lag_s,
+            visibility_lag_s=self.lag_s + self.list_lag_s,
         )
 
     def plant(self, method: str, *faults: Fault) -> None:
@@ -307,9 +309,10 @@ class MemoryCloud:
     def _shown(self, thing: Thing, *, behind: bool) -> bool:
         """Whether the API shows it: late to appear everywhere, and in listings also late to go."""
         now_unix_s = self.now()
-        if now_unix_s < thing.created_unix_s + self.lag_s:
+        lag_s = self.lag_s + (self.list_lag_s if behind else 0.0)
+        if now_unix_s < thing.created_unix_s + lag_s:
             return False
-        return thing.exists(now_unix_s - (self.lag_s if behind else 0.0))
+        return thing.exists(now_unix_s - (lag_s if behind else 0.0))
 
     def _resource(self, thing: Thing) -> Resource:
         now_unix_s = self.now()

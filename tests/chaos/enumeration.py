@@ -69,7 +69,7 @@ def enumerate_scenario(
     for point in points:
         for how in point.fates:
             for aftermath in aftermaths:
-                if not take(next(number)):
+                if aftermath not in scenario.aftermaths or not take(next(number)):
                     continue
                 for place in (opened, anew or opened):
                     with place() as world:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tasks.clouds.base import INTENT_TAG, Scope
-from tests.chaos.stage import Stage, ended
+from tasks.clouds.deletion import request_delete
+from tests.chaos.stage import Aftermath, Stage, dead_controller, ended
 from tests.chaos.trap import How, Point, Trap
 from tests.contract.memory_world import MemoryWorld
 from tests.memory_cloud import LOST, CloudError, ErrorKind, Fault, MemoryCloud
@@ -46,20 +47,73 @@ def reaper_pass(stage: Stage, run: str, trap: Trap, tag: str) -> None:
     stage.reap(trap=trap, prove_s=60)
 
 
+def second_try_of_an_unanswered_create(stage: Stage, run: str, trap: Trap, tag: str) -> None:
+    """The first try died before it was told what its create had made."""
+    ended(lambda: stage.create(run, Trap({Point("create", 0): How.DIES_AFTER}), tag))
+    stage.server_run(run, trap, tag)
+
+
+def reaper_of_an_unanswered_create(stage: Stage, run: str, trap: Trap, tag: str) -> None:
+    """Listings do not show its server yet, nor another one whose answer came; `get` fails once and denies one of them
+    once, and the deletes are refused."""
+    ended(lambda: stage.create(f"{run}-known", Trap({Point("commit live", 0): How.DIES_AFTER}), dead_controller()))
+    ended(lambda: stage.create(run, Trap({Point("create", 0): How.DIES_AFTER}), dead_controller()))
+    cloud = _memory_of(stage)
+    cloud.plant("get", Fault(LOST))
+    cloud.plant("delete", *[Fault(CloudError(ErrorKind.DELETE_BLOCKED))] * 16)
+    cloud.lies = 1
+    stage.reap(trap=trap, prove_s=120)
+
+
+def run_with_a_full_ledger(stage: Stage, run: str, trap: Trap, tag: str) -> None:
+    """The disk under it is full just when the create has been answered."""
+    trap.fates = {Point("commit live", 0): How.REFUSED, **trap.fates}
+    stage.server_run(run, trap, tag)
+
+
+def reaper_of_a_server_that_does_not_go(stage: Stage, run: str, trap: Trap, tag: str) -> None:
+    """Its tags have been taken off, its deletes do nothing, and once it is denied. Another one is stuck too."""
+    cloud = _memory_of(stage)
+    stuck = stage.create(f"{run}-stuck", Trap(), tag)
+    live = stage.create(run, Trap(), tag)
+    thing = cloud.things[live.resource.cloud_id]
+    cloud.things[thing.id] = replace(thing, tags={})
+    stage.foreign = [x for x in stage.foreign_now() if x[1] != thing.id]
+    cloud.stuck = {thing.name, stuck.row.name}
+    request_delete(cloud, stage.ledger, live.row)
+    request_delete(cloud, stage.ledger, stuck.row)
+    cloud.lies = 1
+    stage.world.sleep(1000)
+    stage.reap(trap=trap, prove_s=0)
+    stage.world.sleep(60)
+    stage.reap(trap=trap, prove_s=0)
+    cloud.stuck.clear()
+    stage.reap(trap=trap, prove_s=60)
+
+
+def _memory_of(stage: Stage) -> MemoryCloud:
+    assert isinstance(stage.world, MemoryWorld)
+    return stage.world.cloud
+
+
+WITH_THE_LEDGER = (Aftermath.SAME_HOST, Aftermath.ELSEWHERE, Aftermath.TWO_REAPERS)
+
+
 @dataclass(frozen=True)
 class Scenario:
-    """options: of the cloud in memory. prepare: what is planted before it begins. The rest runs on every vendor."""
+    """options: of the cloud in memory. prepare: what is planted before it begins. aftermaths: after which something can
+    be left at all: without ledger and without tags nobody could know a server. The rest runs on every vendor."""
 
     name: str
     program: Program = one_run
     options: dict[str, Any] = field(default_factory=dict)
     prepare: Callable[[Stage], None] = lambda stage: None
+    aftermaths: tuple[Aftermath, ...] = tuple(Aftermath)
 
 
 def _memory(plan: Callable[[MemoryCloud], None]) -> Callable[[Stage], None]:
     def prepare(stage: Stage) -> None:
-        assert isinstance(stage.world, MemoryWorld)
-        plan(stage.world.cloud)
+        plan(_memory_of(stage))
 
     return prepare
 
@@ -98,7 +152,19 @@ IN_MEMORY = (
     ),
     Scenario("cancelled during the create", program=cancelled_run, options={"boot_s": 30}),
     Scenario("the same run a second time", program=run_again),
+    Scenario("the ledger is full for a moment", program=run_with_a_full_ledger),
+    Scenario("a second try after no answer", program=second_try_of_an_unanswered_create),
     Scenario("a reaper's pass", program=reaper_pass, options={"delete_s": 3, "surviving": {"ip"}}),
+    Scenario(
+        "a reaper where listings are behind",
+        program=reaper_of_an_unanswered_create,
+        options={"list_lag_s": 40, "unique_names": True},
+    ),
+    Scenario(
+        "a reaper of what does not go",
+        program=reaper_of_a_server_that_does_not_go,
+        aftermaths=WITH_THE_LEDGER,
+    ),
 )
 
 AT_EVERY_VENDOR = (

@@ -60,6 +60,13 @@ class MemoryWorld:
                 raised = ValueError("Expecting value: line 1 column 1 (char 0)")
             self.cloud.plant(fault.operation, *[memory_cloud.Fault(raised, acts=fault.after)] * fault.times)
 
+    def mend(self) -> None:
+        """Every fault is over."""
+        cloud = self.cloud
+        for planted in (cloud.faults, cloud.unreachable, cloud.dark, cloud.stuck):
+            planted.clear()
+        cloud.lies, cloud.double = 0, False
+
     def capacity_fault(self) -> Fault:
         return Fault(operation="create", how="code", code="capacity")
 
