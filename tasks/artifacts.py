@@ -125,7 +125,7 @@ async def publish_leaks(report: LeakReport) -> None:
     lines = [f"# {report.verdict}", ""]
     for leak in (*report.items, *report.unproven):
         age = "unknown age" if leak.age_s is None else f"{leak.age_s:.0f} s old"
-        cost = f"{leak.usd_per_hour} USD/h"
+        cost = f"{leak.usd_per_hour:.4f} USD/h"
         stuck = ", **STUCK**: it does not go" if leak.stuck else ""
         lines.append(
             f"- **{leak.kind} {leak.name}** at {leak.vendor} {leak.place}: {age}, {cost}, {leak.reason}{stuck}"
