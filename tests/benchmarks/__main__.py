@@ -24,6 +24,7 @@ BENCHMARKS: dict[str, tuple[float, str]] = {
     "guard": (160.0, "how much a running download changes pp and tg"),
     "first_bench": (60.0, "from SSH ready to the first llama-bench"),
     "conductor": (10.0, "decisions per second"),
+    "answers": (300.0, "every view and question over 50,000 and 5,000,000 cells, beside SQLite"),
     "replay": (60.0, "recorded runs through the conductor, per policy"),
     "import_": (60.0, "published results of 3,700 servers into the lake"),
     "plan": (30.0, "which servers a budget measures"),

@@ -16,13 +16,33 @@
 -- @flags What is suspicious, separated by blanks; empty where nothing is.
 -- @n_flags How many, random_weights left out.
 CREATE VIEW v_trust AS
-WITH drifted AS (
+WITH older AS (
+    SELECT sweep_id, server_run_id, model, task, n_tokens
+    FROM cells
+    ANTI JOIN v_latest USING (sweep_id, server_run_id, model, task, n_tokens)
+    WHERE outcome = 'measured' AND NOT resumed AND weights IS DISTINCT FROM 'simulated'
+    QUALIFY row_number() OVER (
+        PARTITION BY vendor, server, model, weights, task, n_tokens
+        ORDER BY (coalesce(observed_at, started_at, TIMESTAMPTZ '1970-01-01'), server_run_id) DESC
+    ) = 1
+),
+previous AS (
     SELECT
-        sweep_id, server_run_id, model, weights, task, n_tokens,
-        arg_max({'at': previous_at, 'was': previous_tok_per_s, 'ratio': ratio, 'noise': within_noise, 'changed': changed},
-            measured_at) AS d
-    FROM v_drift
-    GROUP BY ALL
+        o.vendor,
+        o.server,
+        o.model,
+        o.weights,
+        o.task,
+        o.n_tokens,
+        coalesce(o.observed_at, o.started_at) AS at,
+        o.tok_per_s_median AS was,
+        o.tok_per_s_ci95_low AS low,
+        o.tok_per_s_ci95_high AS high,
+        concat_ws('|', o.engine_commit, o.build, o.backend) AS made,
+        p.methodology_version
+    FROM cells AS o
+    JOIN older USING (sweep_id, server_run_id, model, task, n_tokens)
+    JOIN server_runs AS p USING (sweep_id, server_run_id)
 )
 SELECT
     c.vendor,
@@ -48,8 +68,8 @@ SELECT
     h.n_gpus,
     h.gpu_model,
     r.peak_share,
-    d.d.was AS previous_tok_per_s,
-    d.d.ratio AS drift_ratio,
+    d.was AS previous_tok_per_s,
+    c.tok_per_s_median / nullif(d.was, 0) AS drift_ratio,
     c.price_usd_per_hour,
     c.price_read_at,
     (epoch(coalesce(c.observed_at, c.run_started_at)) - epoch(c.price_read_at)) / 86400 AS price_age_days,
@@ -76,8 +96,18 @@ SELECT
             NULL
         ),
         if(NOT r.plausible, 'above_roofline', NULL),
-        if(abs(d.d.ratio - 1) > 0.1 AND NOT coalesce(d.d.noise, false),
-            if(d.d.changed = '' AND epoch(measured_at) - epoch(d.d.at) < 7 * 86400, 'twin_disagreement', 'drift'), NULL),
+        if(
+            abs(drift_ratio - 1) > 0.1
+            AND NOT coalesce(c.tok_per_s_ci95_low <= d.high AND d.low <= c.tok_per_s_ci95_high, false),
+            if(
+                d.made = concat_ws('|', c.engine_commit, c.build, c.backend)
+                AND d.methodology_version = c.methodology_version
+                AND epoch(measured_at) - epoch(d.at) < 7 * 86400,
+                'twin_disagreement',
+                'drift'
+            ),
+            NULL
+        ),
         if(c.price_usd_per_hour IS NULL, 'price_unknown', NULL),
         if(price_age_days > 90, 'price_old', NULL),
         if(c.weights = 'random', 'random_weights', NULL)
@@ -87,4 +117,6 @@ FROM v_latest AS c
 LEFT JOIN hardware AS h USING (sweep_id, server_run_id)
 LEFT JOIN v_throttling AS t USING (sweep_id, server_run_id)
 LEFT JOIN v_roofline AS r USING (sweep_id, server_run_id, model, weights, task, n_tokens)
-LEFT JOIN drifted AS d USING (sweep_id, server_run_id, model, weights, task, n_tokens);
+LEFT JOIN previous AS d ON
+    d.vendor = c.vendor AND d.server = c.server AND d.model = c.model AND d.task = c.task AND d.n_tokens = c.n_tokens
+    AND d.weights IS NOT DISTINCT FROM c.weights;

@@ -31,6 +31,9 @@ const open = (id, label) => `<button type="button" class="link name" data-open="
 const emptyBox = (html) => { const p = document.createElement("p"); p.className = "empty"; p.innerHTML = html; return p; };
 const command = (text) => `<div class="cmd"><code>${esc(text)}</code><button type="button" data-copy="${esc(text)}">Copy</button></div>`;
 
+// Whose measurement it is, where it is not our own.
+const imported = (i) => { const source = (D.cells.how[i] || "").split("|").at(-1); return source && source !== "tokensweep" ? `from ${source}` : ""; };
+
 // ---- best -----------------------------------------------------------------------------------------------------
 
 const SORTS = {
@@ -61,7 +64,7 @@ function viewBest() {
     columns: [
       {label: '<span class="visually-hidden">Compare</span>', className: "pickcol", cell: (i) => pick(server(i).id)},
       {label: "#", className: "rank num", cell: (_, k) => k + 1},
-      {label: "Server", sort: "name", cell: (i) => `${open(server(i).id)}<div class="sub">${esc(server(i).vendor)} · ${esc(D.runs.place[D.cells.x[i]])}${D.runs.spot[D.cells.x[i]] ? " · spot" : ""}</div>`},
+      {label: "Server", sort: "name", cell: (i) => `${open(server(i).id)}<div class="sub">${esc([server(i).vendor, D.runs.place[D.cells.x[i]], D.runs.spot[D.cells.x[i]] ? "spot" : "", imported(i)].filter(Boolean).join(" · "))}</div>`},
       {label: "Runs on", className: "wide", cell: (i) => `${hwTag(i)}<div class="sub">${esc(hwOf(server(i)))}${server(i).cpus ? ` · ${server(i).cpus} CPUs` : ""}</div>`},
       {label: "USD/h", sort: "usd", className: "num", cell: (i) => fmtUsd(priceOf(i)) || '<span class="soft">unknown</span>'},
       {label: "tok/s", sort: "speed", className: "num", cell: (i) => `<b>${fmt(D.cells.v[i])}</b>`},
@@ -70,7 +73,7 @@ function viewBest() {
       {label: "USD per 1M", sort: "mtok", className: "num", title: "For a million tokens at this speed, the server fully used", cell: (i) => fmtUsd(usdPerMtok(i))},
       {label: "× best", className: "num", title: "Price per token over the cheapest shown", cell: (i) => usdPerMtok(i) == null ? "" : (usdPerMtok(i) / cheapest).toFixed(2)},
       {label: "n", sort: "repeats", className: "num wide", title: "Repeats", cell: (i) => D.cells.k[i]},
-      {label: "Measured", sort: "day", className: "nowrap wide", cell: (i) => `${day(D.cells.d[i])}<div class="sub">price ${day(D.runs.price_day[D.cells.x[i]])}</div>`},
+      {label: "Measured", sort: "day", className: "nowrap wide", cell: (i) => `${day(D.cells.d[i])}<div class="sub">price ${day(D.runs.price_day[D.cells.x[i]]) || "undated"}</div>`},
       {label: "Flags", sort: "flags", cell: flagTags},
     ],
   });
