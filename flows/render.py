@@ -327,7 +327,7 @@ def leaks(report: Any) -> None:
         for leak in (*report.items, *report.unproven):
             age = "unknown" if leak.age_s is None else humanize.naturaldelta(leak.age_s)
             why = f"{leak.reason}, STUCK" if leak.stuck else leak.reason
-            table.add_row(leak.vendor, leak.place, leak.kind, leak.name, age, str(leak.usd_per_hour), why)
+            table.add_row(leak.vendor, leak.place, leak.kind, leak.name, age, f"{leak.usd_per_hour:.4f}", why)
         out.print(table)
     else:
         out.print(f"[{'green' if report.clean else 'red'}]{report.verdict}.[/]")

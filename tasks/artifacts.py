@@ -52,7 +52,7 @@ async def publish_plan(plan: SweepPlan) -> None:
             "server": s.offer.name,
             "vCPUs": s.offer.vcpus,
             "memory GiB": round(s.offer.memory_bytes / 2**30, 1),
-            "USD/h": str(s.offer.usd_per_hour),
+            "USD/h": f"{s.offer.usd_per_hour.normalize():f}",
             "minutes": f"{s.low_s / 60:.0f} to {s.high_s / 60:.0f}" if s.run else "",
             "USD": f"{s.low_usd} to {s.high_usd}" if s.run else "",
             "models": " ".join(s.models),
