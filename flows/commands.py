@@ -164,7 +164,8 @@ def show_query(settings: Settings, sql: str, list_views: bool, as_json: bool, as
     from tasks.lake import open_lake, query
     from tasks.lake_access import lake_address
 
-    lake = open_lake(lake_address(settings))
+    comments_asked = list_views or not sql or "comment" in sql.lower()
+    lake = open_lake(lake_address(settings), documented=comments_asked)
     if list_views or not sql:
         sql = """
             SELECT view_name AS name, comment FROM duckdb_views() WHERE NOT internal
