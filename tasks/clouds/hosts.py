@@ -13,7 +13,6 @@ from typing import Any, Protocol, runtime_checkable
 from tasks.clouds.base import Resource
 from tasks.domain.run_plan import RunPlan
 
-
 SIMULATED = "simulated"
 """Stands in rows wherever a real server would name what it measured with: weights, engine, build."""
 
