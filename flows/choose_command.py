@@ -103,8 +103,8 @@ def _show(found: Selection, max_usd: float, n_unknown: int) -> None:
     render.out.print(table)
     error = f"; median error of the predicted ±{found.expected_error:.0%}" if found.predicted else ""
     render.out.print(
-        f"{len(found.measured)} measured for about {found.usd:,.2f} USD, {len(found.predicted)} predicted or known, "
-        f"{len(found.unreached)} left out{error}."
+        f"{len(found.measured)} measured for about {found.usd:,.2f} USD, {len(found.predicted)} predicted, "
+        f"{len(found.known)} known already, {len(found.unreached)} left out{error}."
     )
     if n_unknown:
         render.hint(

@@ -7,7 +7,7 @@ group in which the predictions are least certain for the dollar: a second twin t
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Callable, Optional, Sequence
 
 from tasks.domain.stats import median
@@ -20,7 +20,8 @@ Spare Cores (docs/gates.md says how well it held on groups that it was not fitte
 
 @dataclass(frozen=True)
 class Choice:
-    """One machine. measure: run it; else it is predicted `from_`, a machine of its group, with this log spread.
+    """One machine. measure: run it; else it is predicted `from_`, a machine of its group; from itself where it
+    is known already.
 
     usd: what its run is expected to cost, 0 where it is not run.
     """
@@ -49,7 +50,12 @@ class Selection:
 
     @property
     def predicted(self) -> tuple[Choice, ...]:
-        return tuple(c for c in self.choices if not c.measure and c.from_ is not None)
+        return tuple(c for c in self.choices if not c.measure and c.from_ not in (None, c.machine))
+
+    @property
+    def known(self) -> tuple[Choice, ...]:
+        """Measured already."""
+        return tuple(c for c in self.choices if c.from_ == c.machine)
 
     @property
     def unreached(self) -> tuple[Choice, ...]:
@@ -82,9 +88,8 @@ def select(
             run[machine.name] = cost
             left -= cost
     choices = [c for group in groups for c in _choices(group, run, fresh)]
-    predicted = sum(not c.measure and c.from_ is not None for c in choices)
-    error = math.expm1(TWIN_INTERVALS[0.5]) if predicted else 0.0
-    return Selection(tuple(choices), sum(run.values()), error)
+    found = Selection(tuple(choices), sum(run.values()), 0.0)
+    return replace(found, expected_error=math.expm1(TWIN_INTERVALS[0.5]) if found.predicted else 0.0)
 
 
 def _seconds(

@@ -50,14 +50,15 @@ def test_a_budget_is_never_passed_and_what_it_does_not_reach_is_named():
     for max_usd in (0.0, 0.5, 1.0, 3.5, 7.0, 100.0):
         found = select(machines, cost, max_usd)
         assert found.usd <= max_usd
-        assert len(found.measured) + len(found.predicted) + len(found.unreached) == len(machines)
+        assert len(found.measured) + len(found.predicted) + len(found.unreached) == len(machines) and not found.known
 
 
 def test_what_is_fresh_is_not_measured_again_and_predicts_its_twins():
     found = select([machine("a1"), machine("a2", usd=2.0)], cost, 100.0, fresh=frozenset({"v/a1"}))
     assert [c.machine.server for c in found.measured] == ["a2"], "a second look is what the money is good for"
     found = select([machine("a1"), machine("a2", usd=2.0)], cost, 1.0, fresh=frozenset({"v/a1"}))
-    assert [(c.machine.server, c.from_ and c.from_.server) for c in found.predicted][1] == ("a2", "a1")
+    assert [(c.machine.server, c.from_ and c.from_.server) for c in found.predicted] == [("a2", "a1")]
+    assert [c.machine.server for c in found.known] == ["a1"]
 
 
 def test_two_measured_twins_narrow_the_interval():
