@@ -148,10 +148,11 @@ class Interleavings(RuleBasedStateMachine):
         if trap.dead:
             assert isinstance(end, Death), "its death was swallowed"
             self._did("crash in a create")
-            self.live.pop(run, None)
-        if isinstance(end, BudgetError):
-            assert committed_usd + USD_PER_HOUR > cap_usd
+        if dies_at is not None:
+            self.live.pop(run, None)  # it was named as a dead controller's from the start
         spent = self.stage.ledger.spent(SWEEP)
+        if isinstance(end, BudgetError):
+            assert spent.committed_usd + 2 * USD_PER_HOUR > cap_usd, "refused although there was money"
         assert spent.committed_usd <= max(cap_usd, committed_usd), "the cap was passed"
 
     @precondition(lambda self: self.live)
