@@ -130,6 +130,7 @@ class Interleavings(RuleBasedStateMachine):
         self._did("create")
         if run in self.live:
             return
+        self.stage.ledger.begin_run(run, sweep_id=SWEEP, server="small", vendor="memory")
         self.cloud.plant("create", *faults)
         self.cloud.double = double
         tag = ELSEWHERE if host == "elsewhere" else "" if dies_at is None else dead_controller()
