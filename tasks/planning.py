@@ -31,7 +31,6 @@ from tasks.presets import Preset, load_preset
 from tasks.wiring import Services
 
 NO_PRICE = "none: "  # how a vendor's module begins the source of a price that it could not find
-OVERHEAD_S = 300.0  # create, connect, upload and teardown, beside the deadline of the run itself
 SYSTEM_DISK_BYTES = 12 * 10**9  # Ubuntu 24.04 with room for its logs, and the runtime
 
 

@@ -20,9 +20,8 @@ import polars as pl
 from tasks.catalog import Imported, keep
 from tasks.clouds.base import ServerType
 from tasks.domain.errors import ConfigError
+from tasks.lake.sparecores import VENDOR_NAMES
 
-VENDOR_NAMES = {"hcloud": "hetzner"}
-"""Where the dump names a vendor otherwise than we do."""
 ARCHS = {"X86_64": "x86_64", "ARM64": "aarch64"}
 REQUIRED = ("vendor", "server", "region", "price_usd_hour")
 MIB, GB = 2**20, 10**9

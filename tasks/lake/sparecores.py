@@ -71,6 +71,10 @@ class PublishedDownload:
     ended_s: float | None
 
 
+VENDOR_NAMES = {"hcloud": "hetzner"}
+"""Where they name a vendor otherwise than we do."""
+
+
 @dataclass
 class PublishedRun:
     """One run of their task `llm` on one server. hardware: columns of our table of that name."""

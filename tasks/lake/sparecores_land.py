@@ -34,6 +34,7 @@ from tasks.lake.sparecores import (
     SOURCE,
     SOURCE_URL,
     SWEEP_ID,
+    VENDOR_NAMES,
     ImportReport,
     PublishedCell,
     PublishedRun,
@@ -158,7 +159,7 @@ def _rows(run: PublishedRun, imported_at: str) -> Rows:
     head = {
         "sweep_id": SWEEP_ID,
         "server_run_id": run_id(run),
-        "vendor": run.vendor,
+        "vendor": VENDOR_NAMES.get(run.vendor, run.vendor),
         "server": run.server,
         "schema_version": SCHEMA_VERSION,
     }

@@ -133,6 +133,8 @@ def test_damage_is_counted_and_the_rest_is_kept(whole: Path, tmp_path: Path) -> 
     assert report.unreadable["llm/meta.json: missing or damaged"] == 2
     assert report.unreadable["servers without anything to read"] == 1
     assert report.unreadable["nvidia_smi/stdout: damaged"] == 1
+    vendors = query(open_lake(tmp_path / "lake"), "SELECT DISTINCT vendor FROM server_runs").to_series().to_list()
+    assert "hetzner" in vendors and "hcloud" not in vendors, "one name for a vendor, whoever measured"
     runs = {r["server"]: r for r in ask(tmp_path / "lake", "SELECT server, outcome, n_measured FROM v_server_runs")}
     assert set(runs) == {"c1.medium", "broken.out", "no-meta", "never-ran", "bad-gpu"}
     assert runs["never-ran"]["outcome"] == "failed" and runs["broken.out"]["n_measured"] == 1
