@@ -154,9 +154,7 @@ def show_decisions(
         print_json(told)
         return
     if cell:
-        rows = [
-            {**r, "action": "  " * r["depth"] + r["action"], "evidence": json.dumps(r["evidence"])} for r in told
-        ]
+        rows = [{**r, "action": "  " * r["depth"] + r["action"], "evidence": json.dumps(r["evidence"])} for r in told]
     render.decisions(server, rows)
 
 
