@@ -50,6 +50,8 @@ def test_a_sweep_is_started_from_the_form_and_cancelled_from_the_page(
     (server,) = eventually(lambda: prefect.subflow_runs(sweep), bool)
     steps = eventually(lambda: " ".join(prefect.task_runs(server["id"])), lambda names: "bench" in names)
     assert "bench tiny-15m" in steps and bare.servers()
+    said = eventually(lambda: prefect.logs(server["id"]), lambda text: "tokens/s" in text)
+    assert "tokens/s" in said, "a cell has been measured"
 
     prefect.post(f"/flow_runs/{sweep}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
     eventually(bare.servers, lambda names: not names)
