@@ -43,8 +43,7 @@ async def run_inline(
             log.info("%s: started, at most %s USD", order.server, planned.high_usd)
             report = await _guarded(order, services)
             log.info("%s: %s %s %s", report.server, report.outcome, report.reason, report.detail)
-            spent = await in_thread(services.ledger.spent, order.sweep_id)
-            await progress.done(report.server, report.outcome, spent)
+            await progress.done(report.server, report.outcome, services)
             return report
 
     with ExitStack() as stack, temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
@@ -67,15 +66,22 @@ async def _guarded(order: ServerOrder, services: Services) -> ServerReport:
     except Exception as exc:
         if order.server_run_id in reports:  # it ran; only Prefect could not store how it ended
             return reports[order.server_run_id]
-        if not isinstance(exc, TokensweepError) and services.ledger.server_run(order.server_run_id) is None:
-            get_run_logger().warning("%s runs without Prefect, which cannot be reached: %s", order.server, exc)
-            return await run_server(order)
-        get_run_logger().error("%s: %s", order.server, exc)
-        reason = exc.reason if isinstance(exc, TokensweepError) else type(exc).__name__
-        return ServerReport(
-            server=order.server,
-            server_run_id=order.server_run_id,
-            outcome="failed",
-            reason=reason,
-            detail=str(exc),
-        )
+        if isinstance(exc, TokensweepError) or services.ledger.server_run(order.server_run_id) is not None:
+            return _failed(order, exc)
+        get_run_logger().warning("%s runs without Prefect, which cannot be reached: %s", order.server, exc)
+    try:
+        return await run_server(order)
+    except Exception as exc:
+        return _failed(order, exc)
+
+
+def _failed(order: ServerOrder, exc: Exception) -> ServerReport:
+    get_run_logger().error("%s: %s", order.server, exc)
+    reason = exc.reason if isinstance(exc, TokensweepError) else type(exc).__name__
+    return ServerReport(
+        server=order.server,
+        server_run_id=order.server_run_id,
+        outcome="failed",
+        reason=reason,
+        detail=str(exc),
+    )

@@ -29,6 +29,7 @@ from tasks.domain.errors import AgentError, CleanupError, ServerGoneError, Token
 from tasks.domain.run_plan import RunPlan
 from tasks.engine import Engine, engine_for
 from tasks.maintenance import ensure_heartbeat
+from tasks.planning import known_type
 from tasks.progress import say
 from tasks.provision import Order, ServerKeys, create, tear_down_now
 from tasks.publish import RunRecord, land_now
@@ -101,7 +102,7 @@ async def run_server(order: ServerOrder) -> ServerReport:
     """The work of the subflow; also runs without Prefect, where that has gone in the middle of a sweep."""
     services = _services_as(Settings().model_dump_json())
     plan = RunPlan.from_json(order.plan)
-    kind = await in_thread(services.cloud(order.vendor).server_type, order.server)
+    kind = await in_thread(known_type, services.cloud(order.vendor), order.server)
     engine = await in_thread(engine_for, plan.models[0].weights, services.settings.cache_dir, kind.arch)
     return await _Run(order, plan, services, engine, kind).carry_out()
 

@@ -20,7 +20,6 @@ from prefect.artifacts import (
 
 from tasks.domain.sweep_plan import SweepPlan
 from tasks.leaks import LeakReport
-from tasks.ledger import Spending
 from tasks.occurrences import tell_budget, tell_leaks
 from tasks.publish import results
 from tasks.threads import in_thread
@@ -79,9 +78,10 @@ class SweepProgress:
         self.artifact_id = created
 
     @best_effort
-    async def done(self, server: str, outcome: str, spent: Spending) -> None:
-        """spent: of the whole sweep so far; four fifths of its cap are told once, as an event."""
+    async def done(self, server: str, outcome: str, services: Services) -> None:
+        """One more server; four fifths of the cap are told once, as an event."""
         self.n_done += 1
+        spent = await in_thread(services.ledger.spent, self.sweep_id)
         if not self.budget_told:
             self.budget_told = tell_budget(self.sweep_id, spent.committed_usd, self.cap_usd)
         money = f"{spent.settled_usd:.4f} USD spent and {spent.reserved_usd:.4f} reserved of {self.cap_usd}"

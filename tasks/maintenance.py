@@ -12,6 +12,7 @@ from pathlib import Path
 from tasks.domain.errors import TokensweepError
 from tasks.domain.run_plan import RunPlan
 from tasks.ledger import RunState, ServerRun
+from tasks.planning import known_type
 from tasks.publish import RunRecord, land_now
 from tasks.reaper import ReapReport, reap
 from tasks.remote.spool import Spool
@@ -45,7 +46,7 @@ def _recover_one(services: Services, run: ServerRun) -> Recovered:
         return Recovered(run, False, "it had not begun to measure")
     try:
         plan = RunPlan.from_json(plan_path.read_text())
-        server_type = services.cloud(run.vendor).server_type(run.server)
+        server_type = known_type(services.cloud(run.vendor), run.server)
         record = RunRecord.read_beside(spool, run.started_unix_s)
         if not _has_finished(spool):
             record.outcome, record.reason = "interrupted", "controller_died"

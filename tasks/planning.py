@@ -67,6 +67,11 @@ def server_types(cloud: Catalog, wanted: Sequence[str]) -> dict[str, ServerType]
         raise cloud.classify(exc).to_error(f"{cloud.vendor}: its server types cannot be read") from exc
 
 
+def known_type(cloud: Catalog, name: str) -> ServerType:
+    """The type of that name; raises as `server_types` does, and never an error of the SDK's own."""
+    return server_types(cloud, (name,))[name]
+
+
 def _server_types(cloud: Catalog, wanted: Sequence[str]) -> dict[str, ServerType]:
     found: dict[str, ServerType] = {}
     catalog: Sequence[ServerType] = ()

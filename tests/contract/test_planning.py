@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from tasks.domain.errors import AuthError, ConfigError
-from tasks.planning import server_types
+from tasks.domain.errors import AuthError, ConfigError, TokensweepError
+from tasks.planning import known_type, server_types
 from tests.contract.world import VendorWorld
 from tests.emulators import hetzner_world, upcloud_world
+from tests.emulators.base import Fault, How
 
 
 @pytest.fixture(params=[hetzner_world.open_world, upcloud_world.open_world], ids=["hetzner", "upcloud"])
@@ -45,3 +46,13 @@ def test_a_vendor_that_refuses_is_named_with_its_reason(world: VendorWorld) -> N
     world.plant(fault)
     with pytest.raises(AuthError, match=f"{world.cloud.vendor}: its server types cannot be read"):
         server_types(world.cloud, ["*"])
+
+
+@pytest.mark.parametrize("how", ["drop", "html_502", "truncated"])
+def test_a_look_up_that_fails_is_an_error_of_ours_which_ends_one_server_and_no_other(
+    world: VendorWorld, how: How
+) -> None:
+    """What is no TokensweepError would be taken for Prefect's API being gone."""
+    world.plant(Fault("", how=how, times=50))
+    with pytest.raises(TokensweepError, match=f"{world.cloud.vendor}: its server types cannot be read"):
+        known_type(world.cloud, world.server_type)
