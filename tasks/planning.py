@@ -243,8 +243,7 @@ def _done(
 
 def _offer(kind: ServerType, models: Sequence[ModelSpec], rates: Mapping[str, Rate], *, spot: bool) -> Offer:
     """The highest price of the wanted places, since any of them may be where the server comes to be."""
-    prices = [price for place, price in (kind.spot_prices if spot else kind.prices).items() if place in kind.places]
-    price = max(prices, default=kind.price_per_hour)
+    price = max((kind.price_in(place, spot=spot) for place in kind.places), default=kind.price_per_hour)
     return Offer(
         vendor=kind.vendor,
         name=kind.name,

@@ -137,8 +137,7 @@ def land_now(
 
 def _price(server_type: ServerType, place: str, spot: bool, settings: Settings) -> Price:
     """What the place asks, in the vendor's currency and in USD."""
-    by_place = server_type.spot_prices if spot else server_type.prices
-    amount = by_place.get(place, server_type.price_per_hour)
+    amount = server_type.price_in(place, spot=spot)
     return to_usd(amount, server_type.currency, settings.exchange_rates, today=datetime.now(UTC).date())
 
 

@@ -115,6 +115,11 @@ class ServerType:
     exclusive: tuple[str, ...] = ()
     """Names of scarce things that it occupies (`local`: CPUs), so that a plan can tell what fits at once."""
 
+    def price_in(self, place: str, *, spot: bool = False) -> Decimal:
+        """Per hour in that place, in `currency`; its price on demand where no spot price of it is known."""
+        on_demand = self.prices.get(place, self.price_per_hour)
+        return self.spot_prices.get(place, on_demand) if spot else on_demand
+
 
 @dataclass(frozen=True, kw_only=True)
 class CreateSpec:

@@ -220,3 +220,12 @@ def test_a_sweep_over_two_vendors_is_planned_without_an_account(imported: Path, 
     assert "no llama.cpp runtime for the architecture riscv64" in why_no_engine(services.settings.cache_dir, "riscv64")
     with pytest.raises(ConfigError, match=r"no server type is named like 'z\*'"):
         prepare(preset.model_copy(update={"servers": ("aws/z*",)}), services, engine, offline=True)
+
+    def reserved_for(places: str) -> Decimal:
+        spot = preset.model_copy(update={"servers": ("aws/c7.xlarge",), "places": (places,), "spot": True})
+        (server,) = prepare(spot, services, engine, offline=True).plan.servers
+        return server.offer.usd_per_hour
+
+    assert reserved_for("us-east-2") == Decimal("0.03"), "its spot price"
+    assert reserved_for("us-east-1") == Decimal("0.2"), "no spot price is known there: the one on demand, not a guess"
+    assert reserved_for("us-east-*") == Decimal("0.2"), "the dearest that it may come to"
