@@ -64,7 +64,7 @@ def _aws(name: str) -> dict[str, Any]:
 
 
 def _gcp(name: str) -> dict[str, Any]:
-    from prefect_gcp import GcpCredentials  # type: ignore[import-untyped]
+    from prefect_gcp import GcpCredentials
 
     block: Any = GcpCredentials.load(name)
     if block.service_account_info is not None:

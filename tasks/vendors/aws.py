@@ -39,7 +39,7 @@ class AwsSettings(BaseSettings):
 
 def why_not_configured(settings: AwsSettings | None = None) -> str:
     """Why AWS cannot be used here, "" if it can be tried. Looks at no network."""
-    from botocore.session import Session  # type: ignore[import-untyped]
+    from botocore.session import Session
 
     settings = settings or AwsSettings()
     if settings.block or settings.instance_role or any(name in os.environ for name in _CONTAINER_ROLE):
@@ -64,7 +64,7 @@ def open_cloud(settings: AwsSettings | None = None) -> AwsCloud:
 
 
 def _sdk_session(settings: AwsSettings) -> Any:
-    import boto3  # type: ignore[import-untyped]
+    import boto3
 
     return boto3.Session(profile_name=settings.profile or None)
 

@@ -79,7 +79,7 @@ def open_cloud() -> GcpCloud:
 
 
 def _from_block(name: str) -> tuple[Any, str]:
-    from prefect_gcp import GcpCredentials  # type: ignore[import-untyped]
+    from prefect_gcp import GcpCredentials
 
     try:
         block = GcpCredentials.load(name, _sync=True)

@@ -9,7 +9,7 @@ import pytest
 import requests
 from google.api_core.exceptions import GatewayTimeout, from_http_response
 from google.auth.exceptions import DefaultCredentialsError, RefreshError, TransportError
-from google.protobuf.json_format import ParseError  # type: ignore[import-untyped]
+from google.protobuf.json_format import ParseError
 
 from tasks.clouds.base import ErrorKind, Scope
 from tasks.clouds.gcp.errors import MEANINGS, OperationFailedError, classify

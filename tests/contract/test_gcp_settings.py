@@ -109,7 +109,7 @@ def test_a_prefect_block(
     prefect_url: str, world: GcpWorld, monkeypatch: pytest.MonkeyPatch, private_key: str, tmp_path: Path
 ) -> None:
     from prefect.settings import PREFECT_API_URL, temporary_settings
-    from prefect_gcp import GcpCredentials  # type: ignore[import-untyped]
+    from prefect_gcp import GcpCredentials
 
     info = json.loads(key_file(tmp_path, private_key, f"{world.url}/token").read_text())
     monkeypatch.setenv("TOKENSWEEP_GCP_ENDPOINT", world.url)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
+from jsonschema import Draft202012Validator
 
 ID = {"type": "integer", "minimum": 1}
 TEXT = {"type": "string", "minLength": 1}

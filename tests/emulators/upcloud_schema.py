@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
+from jsonschema import Draft202012Validator
 
 TEXT = {"type": "string", "minLength": 1, "maxLength": 255}
 YES_NO = {"enum": ["yes", "no"]}

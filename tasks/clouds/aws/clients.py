@@ -54,7 +54,7 @@ class Clients:
         return self.of("ec2", region)
 
     def of(self, service: str, region: str) -> Any:
-        from botocore.config import Config  # type: ignore[import-untyped]
+        from botocore.config import Config
 
         options = self.options
         with self._lock:

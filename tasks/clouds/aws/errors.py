@@ -7,7 +7,7 @@ launches of all instance types met most often: the run records of Spare Cores
 
 from __future__ import annotations
 
-from botocore import exceptions as sdk  # type: ignore[import-untyped]
+from botocore import exceptions as sdk
 
 from tasks.clouds.base import Classified, ErrorKind, Scope
 from tasks.domain.errors import ConfigError, TokensweepError, UnsupportedError

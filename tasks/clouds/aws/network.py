@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
 
-from botocore.exceptions import ClientError  # type: ignore[import-untyped]
+from botocore.exceptions import ClientError
 
 from tasks.clouds.aws.clients import Clients, region_of, tag_list
 from tasks.clouds.aws.errors import code_of
