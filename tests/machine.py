@@ -6,7 +6,8 @@ the real one. Used by the property tests and for what-if questions in unit tests
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from tasks.domain import actions as act
@@ -22,10 +23,14 @@ MAX_STEPS = 50_000
 
 @dataclass
 class Machine:
-    """`speed(cell)` gives tokens/s; `jitter(cell, k)` a factor on the seconds of repeat k (from 1)."""
+    """`speed(cell)` gives tokens/s; `jitter(cell, k)` a factor on the seconds of repeat k (from 1).
+
+    link_changes: (seconds of the run, bytes per second from then on), after `link_bytes_per_s`.
+    """
 
     speed: Callable[[Cell], float]
     link_bytes_per_s: float = 100e6
+    link_changes: Sequence[tuple[float, float]] = ()
     disk_bytes_per_s: float = 1e9
     memory_bytes: int = 64 * 2**30
     disk_bytes: int = 500 * 2**30
@@ -34,6 +39,23 @@ class Machine:
     headers: dict[str, GgufHeader] = field(default_factory=dict)
     dies_with: Callable[[str, str], int | None] = lambda build, model: None
     download_fails: dict[str, str] = field(default_factory=dict)
+
+    def moved_bytes(self, from_s: float, to_s: float) -> float:
+        """What the link brings between two times."""
+        starts = (0.0, *(t for t, _ in self.link_changes), math.inf)
+        rates = (self.link_bytes_per_s, *(rate for _, rate in self.link_changes))
+        pieces = zip(starts, starts[1:], rates, strict=False)
+        return sum(max(0.0, min(to_s, end) - max(from_s, start)) * rate for start, end, rate in pieces)
+
+    def arrives_s(self, n_bytes: float, from_s: float) -> float:
+        """When the link has brought so many bytes."""
+        for change_s, _ in self.link_changes:
+            moved = self.moved_bytes(from_s, change_s)
+            if moved >= n_bytes:
+                break
+            n_bytes, from_s = n_bytes - moved, max(from_s, change_s)
+        rate = [self.link_bytes_per_s, *(rate for since_s, rate in self.link_changes if since_s <= from_s)][-1]
+        return from_s + n_bytes / rate if rate > 0 else math.inf
 
 
 @dataclass
@@ -104,7 +126,7 @@ class Driver:
         if self.download is None or self.paused:
             return None
         _, left, since = self.download
-        return since + left / self.machine.link_bytes_per_s
+        return self.machine.arrives_s(left, since)
 
     def progress(self, now_s: float) -> None:
         if self.download is None:
@@ -112,7 +134,7 @@ class Driver:
         name, left, since = self.download
         spec = next(x for x in self.plan.models if x.name == name)
         if not self.paused:
-            left -= (now_s - since) * self.machine.link_bytes_per_s
+            left -= self.machine.moved_bytes(since, now_s)
         if left < 1.0:
             self.download = None
             fails = self.machine.download_fails.get(name)

@@ -46,9 +46,10 @@ class DynamicPolicy:
     load_floor_bytes_per_s: a load slower than this is given up, unless it is within load_slack times the budget of
         the cell that waits for it.
     least_saving_s: cells that cost little take all their repeats; they are what later predictions rest on.
-    download_wait_s: the longest that a server may stand idle for one model.
+    download_wait_s: the longest that a server is let stand idle for what is left of a download; one that comes
+        beside a benchmark costs nothing and is let come. download_idle_s: for one model in all, whatever is foretold.
     download_judge_s: seconds of active download before its speed is judged (early speed forecasts badly).
-    download_optimism: factor on its speed until download_sure_s, then less and less.
+    download_optimism: factor on its recent speed until download_sure_s, then less and less.
     """
 
     name: str = "dynamic"
@@ -74,6 +75,7 @@ class DynamicPolicy:
     load_floor_bytes_per_s: float = 100e6
     load_slack: float = 1.5
     download_wait_s: float = 900.0
+    download_idle_s: float = 2700.0
     download_judge_s: float = 20.0
     download_optimism: float = 2.0
     download_sure_s: float = 600.0
@@ -265,12 +267,18 @@ class DynamicPolicy:
             return Verdict(True, evidence=evidence)
         # What may still come of it shrinks as more of it has been seen.
         hope = 1.0 + (self.download_optimism - 1.0) * min(1.0, self.download_sure_s / download.active_s)
-        optimistic = max(download.mean_bytes_per_s, download.recent_bytes_per_s) * hope
+        optimistic = download.recent_bytes_per_s * hope
         eta_s = remaining / optimistic if optimistic > 0 else float("inf")
-        limit_s = min(self.download_wait_s, view.remaining_s)
-        evidence.update(optimistic_bytes_per_s=optimistic, eta_s=min(eta_s, 1e9), limit_s=limit_s)
-        reason = Reason.DOWNLOAD_TOO_SLOW if self.download_wait_s <= view.remaining_s else view.end_reason
-        return Verdict(eta_s <= limit_s, reason, evidence)
+        evidence.update(optimistic_bytes_per_s=optimistic, eta_s=min(eta_s, 1e9))
+        if eta_s > view.remaining_s:
+            evidence["limit_s"] = view.remaining_s
+            reason = Reason.DOWNLOAD_TOO_SLOW if self.download_wait_s <= view.remaining_s else view.end_reason
+            return Verdict(False, reason, evidence)
+        if waiting_s <= 0:
+            return Verdict(True, evidence=evidence)
+        limit_s = min(self.download_wait_s, self.download_idle_s - waiting_s)
+        evidence["limit_s"] = limit_s
+        return Verdict(eta_s <= limit_s, Reason.DOWNLOAD_TOO_SLOW, evidence)
 
     def next_download_check_s(self, view: RunView, download: DownloadView, waiting_s: float) -> float:
         return view.now_s + self.download_check_s

@@ -8,7 +8,8 @@ from enum import Enum
 from tasks.domain.policy import DownloadView
 from tasks.domain.run_plan import ModelSpec
 
-RECENT_WINDOW_S = 5.0
+RECENT_WINDOW_S = 120.0
+"""Of the speed that a download is judged by: long enough for a hiccup, short enough that a fast start is forgotten."""
 
 
 class Stage(Enum):
@@ -53,7 +54,7 @@ class ModelState:
         if not download.paused and dt_s > 0:
             download.active_s += dt_s
             speed = max(bytes_done - download.bytes_done, 0) / dt_s
-            weight = min(dt_s / RECENT_WINDOW_S, 1.0)
+            weight = dt_s / max(dt_s, min(download.active_s, RECENT_WINDOW_S))  # at first the mean
             download.recent_bytes_per_s += weight * (speed - download.recent_bytes_per_s)
         download.bytes_done = bytes_done
         self.progress_at_s = t_s

@@ -49,7 +49,10 @@ class Speed:
 
 @dataclass
 class DownloadView:
-    """One download as it stands. `active_s` counts only the time in which it was neither paused nor ended."""
+    """One download as it stands. `active_s` counts only the time in which it was neither paused nor ended.
+
+    recent_bytes_per_s: over the last two minutes of that; bytes of an earlier run count in bytes_done alone.
+    """
 
     model: str
     bytes_total: int

@@ -12,7 +12,7 @@ from tasks.domain.conductor import Conductor
 from tasks.domain.dynamic import DynamicPolicy
 from tasks.domain.run_plan import LadderStep, ModelSpec, RunPlan
 from tests.machine import Driver, Machine
-from tests.plans import GIB, header, make_plan, models_of
+from tests.plans import GIB, SIZES, header, make_plan, models_of
 
 
 def run(plan, machine, policy=None):
@@ -133,6 +133,37 @@ def test_a_slow_link_gates_the_large_model_by_measured_throughput():
     assert {r.reason for r in large} == {Reason.DOWNLOAD_TOO_SLOW}
     assert "optimistic_bytes_per_s" in large[0].detail
     assert {r.outcome for r in trace.results if r.cell.model == "small"} == {Outcome.MEASURED}
+
+
+@pytest.mark.parametrize("crawl_bytes_per_s", [100e3, 1e3, 0.0])
+def test_a_download_that_starts_fast_and_then_crawls_is_given_up_within_minutes(crawl_bytes_per_s):
+    plan = make_plan(deadline_s=1e6, max_usd=1e6)
+    # 500 MiB of 4 GiB are missing when it begins to crawl: 1.4 hours at best.
+    begins_s = (SIZES["small"] + SIZES["middle"] + SIZES["large"] - 500 * 2**20) / 100e6
+    machine = Machine(steady, headers=models_of(plan), link_changes=[(begins_s, crawl_bytes_per_s)])
+    trace = run(plan, machine)
+    large = [r for r in trace.results if r.cell.model == "large"]
+    assert {r.reason for r in large} == {Reason.DOWNLOAD_TOO_SLOW}
+    assert "optimistic_bytes_per_s" in large[0].detail
+    assert trace.end_s < begins_s + 900.0
+    assert {r.outcome for r in trace.results if r.cell.model != "large"} == {Outcome.MEASURED}
+
+
+def test_a_link_that_comes_back_after_a_minute_of_silence_is_waited_for():
+    plan = make_plan(deadline_s=1e6, max_usd=1e6)
+    machine = Machine(
+        steady, headers=models_of(plan), link_bytes_per_s=20e6, link_changes=[(120.0, 0.0), (180.0, 20e6)]
+    )
+    assert {r.outcome for r in run(plan, machine).results} == {Outcome.MEASURED}
+
+
+def test_a_download_that_goes_on_beside_a_benchmark_costs_nothing_and_is_let_come():
+    plan = make_plan(deadline_s=1e6, max_usd=1e6, ladder=(LadderStep("tg", 512, 0.05),))
+    slow_bench = Machine(lambda c: 0.6 if c.model == "middle" else 100.0, headers=models_of(plan))
+    slow_bench.link_changes = [((SIZES["small"] + SIZES["middle"]) / 100e6 + 1.0, 1.5e6)]
+    assert {r.outcome for r in run(plan, slow_bench).results} == {Outcome.MEASURED}
+    slow_bench.speed = lambda c: 100.0  # the server would stand idle for the same download
+    assert {r.reason for r in run(plan, slow_bench).results if r.cell.model == "large"} == {Reason.DOWNLOAD_TOO_SLOW}
 
 
 @pytest.mark.parametrize("reason", ["download_dead", "checksum", "download_failed", "disk_full", "not_gguf"])

@@ -113,6 +113,32 @@ def test_a_slower_link_never_unlocks_more(draw, slower):
     assert measured[0] <= measured[1]
 
 
+rates = st.sampled_from([0.0, 1e3, 1e5, 3e6, 30e6, 300e6])
+changes = st.lists(st.tuples(st.floats(0.0, 6000.0), rates), max_size=6).map(sorted)
+
+
+@PROPERTY
+@given(rates, changes)
+def test_no_link_however_it_changes_keeps_a_server_idle_for_long(rate, changes):
+    plan = make_plan(deadline_s=1e7, max_usd=1e6)
+    policy = DynamicPolicy()
+    machine = Machine(lambda c: 1e5, headers=models_of(plan), link_bytes_per_s=rate, link_changes=changes)
+    trace = Driver(plan, policy, machine).run()
+    seconds_of_benchmarks = 60.0
+    allowed_s = policy.download_idle_s + policy.download_judge_s + policy.download_check_s
+    assert trace.end_s <= len(plan.models) * allowed_s + seconds_of_benchmarks
+
+
+@PROPERTY
+@given(st.floats(10e6, 500e6), st.floats(60.0, 1000.0), st.floats(0.0, 60.0))
+def test_a_link_that_brings_every_model_in_time_is_never_given_up_for_a_minute_of_silence(rate, stalls_s, stall_s):
+    plan = make_plan(deadline_s=1e7, max_usd=1e6)
+    changes = [(stalls_s, 0.0), (stalls_s + stall_s, rate)]
+    machine = Machine(lambda c: 1e5, headers=models_of(plan), link_bytes_per_s=rate, link_changes=changes)
+    trace = Driver(plan, DynamicPolicy(), machine).run()
+    assert {r.outcome for r in trace.results} == {Outcome.MEASURED}
+
+
 @PROPERTY
 @given(draws)
 def test_less_memory_never_unlocks_more(draw):
