@@ -72,9 +72,10 @@ class SweepRequest(BaseModel):
 
 class ShardRequest(BaseModel):
     """A part of a sweep for one worker. servers: as vendor/server type; their plan is made again from the request,
-    because parameters of a flow are limited to 512 KiB."""
+    because parameters of a flow are limited to 512 KiB. started_by: the sweep's flow run."""
 
     sweep: SweepRequest
     sweep_id: str
     number: int
     servers: list[str]
+    started_by: str = ""

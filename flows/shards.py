@@ -1,5 +1,7 @@
 """Server runs on workers: the sweep hands shards of some hundred servers to the deployment `shard/worker`.
 
+`shard_servers` of the settings limits what one SIGKILL costs, and keeps a shard's page in the UI fast.
+
 A shard plans its part again from the same request and runs it inline. What it measured is in the lake and what it
 holds is in the ledger, which all workers share, so a shard that dies loses nothing that was measured.
 """
@@ -7,34 +9,29 @@ holds is in the ledger, which all workers share, so a shard that dies loses noth
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID
 
 from prefect import flow, get_client, get_run_logger
-from prefect.client.schemas.objects import FlowRun, State, StateType
-from prefect.deployments import arun_deployment
+from prefect.client.schemas.objects import State
 from prefect.exceptions import ObjectNotFound
-from prefect.states import Cancelled, Cancelling
+from prefect.runtime import flow_run
+from prefect.states import Cancelled
 
 from flows.inline import run_inline
 from flows.orders import key
 from flows.request import ShardRequest, SweepRequest
 from flows.server import ServerReport
+from flows.shard_runs import DEPLOYMENT, ShardRuns, batched, has_ended
 from flows.stopping import stops_on_signals, was_cancelled_in_prefect
 from tasks.domain.errors import ConfigError
 from tasks.domain.sweep_plan import PlannedServer
+from tasks.ledger import RunState
 from tasks.planning import PreparedSweep, configure_vendors, prepare_request
 from tasks.publish import ended_runs
-from tasks.threads import in_thread
+from tasks.threads import in_thread, to_its_end
 from tasks.wiring import Services, open_services
-
-DEPLOYMENT = "shard/worker"
-SHARD_SERVERS = 200
-"""Limits what one SIGKILL costs, and keeps a shard's page in the UI fast."""
-POLL_S = 3.0
-CANCEL_PATIENCE_S = 60.0
 
 
 @flow(
@@ -44,6 +41,8 @@ CANCEL_PATIENCE_S = 60.0
 )
 async def shard(request: ShardRequest) -> int | State[Any]:
     """Carry out the server runs of one shard; returns how many did not complete."""
+    if request.started_by and await has_ended(request.started_by):
+        return Cancelled(message="its sweep has ended or is being cancelled; nothing was begun")
     try:
         with stops_on_signals():
             return await _shard(request)
@@ -63,31 +62,57 @@ async def _shard(request: ShardRequest) -> int:
             next_step="Bring presets, models and version of tokensweep on all machines to the same state.",
         )
     wanted = set(request.servers)
-    chosen = [planned for planned in prepared.to_run() if key(planned) in wanted]
+    busy = await in_thread(_busy, services, request.sweep_id)
+    chosen = [planned for planned in prepared.to_run() if key(planned) in wanted - busy]
     await in_thread(configure_vendors, prepared, services)
     found = await run_inline(prepared, chosen, services)
     return sum(report.outcome not in ("completed", "gated") for report in found)
 
 
+def _busy(services: Services, sweep_id: str) -> set[str]:
+    """Servers that another process measures just now: a shard of a sweep that was killed may begin late, beside those
+    of its successor."""
+    dead = {run.server_run_id for run in services.ledger.abandoned_runs(sweep_id)}
+    running = [run for run in services.ledger.server_runs(sweep_id) if run.state is RunState.RUNNING]
+    return {f"{run.vendor}/{run.server}" for run in running if run.server_run_id not in dead}
+
+
 async def run_on_workers(
     request: SweepRequest, prepared: PreparedSweep, chosen: Sequence[PlannedServer], services: Services
 ) -> list[ServerReport]:
-    """One report per chosen server. When this is cancelled the shards are cancelled, and waited for, for a while."""
+    """One report per chosen server. When this is cancelled or fails the shards are cancelled, and waited for, for a
+    while."""
     since = datetime.now(UTC)
+    sweep_id = prepared.plan.sweep_id
     names = [key(planned) for planned in chosen]
-    parts = [names[i : i + SHARD_SERVERS] for i in range(0, len(names), SHARD_SERVERS)]
-    ids: list[UUID] = []
+    parts = dict(enumerate(batched(names, services.settings.shard_servers), 1))
+    runs = ShardRuns()
     log = get_run_logger()
     try:
-        for number, part in enumerate(parts, 1):
-            order = ShardRequest(sweep=request, sweep_id=prepared.plan.sweep_id, number=number, servers=part)
-            ids.append(await _start(order))
+        for number, part in parts.items():
+            order = ShardRequest(
+                sweep=request, sweep_id=sweep_id, number=number, servers=part, started_by=str(flow_run.id)
+            )
+            await runs.start(order)
         log.info("%d servers in %d shards", len(names), len(parts))
-        await _until_final(ids)
-    except asyncio.CancelledError:
-        await asyncio.shield(_cancel(ids))
+        await runs.until_final(lambda numbers: _dead(services, sweep_id, {n: parts[n] for n in numbers}))
+    except BaseException:
+        # A task of its own: a second cancellation must not cut the first one short.
+        await to_its_end(runs.cancel())
         raise
     return await in_thread(_reports, prepared, chosen, services, since)
+
+
+def _dead(services: Services, sweep_id: str, parts: Mapping[int, Sequence[str]]) -> list[int]:
+    """Shards whose process is proven dead by the server runs that it left: a worker that is killed tells nobody."""
+    running = [run for run in services.ledger.server_runs(sweep_id) if run.state is RunState.RUNNING]
+    abandoned = {run.server_run_id for run in services.ledger.abandoned_runs(sweep_id)}
+    found = []
+    for number, names in parts.items():
+        own = [run.server_run_id for run in running if f"{run.vendor}/{run.server}" in set(names)]
+        if own and abandoned.issuperset(own):
+            found.append(number)
+    return found
 
 
 async def workers_are_deployed() -> bool:
@@ -97,46 +122,6 @@ async def workers_are_deployed() -> bool:
         except ObjectNotFound:
             return False
     return True
-
-
-async def _start(order: ShardRequest) -> UUID:
-    try:
-        run: FlowRun = await arun_deployment(
-            DEPLOYMENT, parameters={"request": order.model_dump(mode="json")}, timeout=0, as_subflow=True
-        )
-    except ObjectNotFound as exc:
-        raise ConfigError(
-            f"There is no deployment {DEPLOYMENT} for a sweep of this size.",
-            next_step="prefect deploy --all and start workers, or choose fan_out: inline.",
-        ) from exc
-    return run.id
-
-
-async def _until_final(ids: Sequence[UUID]) -> None:
-    open_ids = set(ids)
-    async with get_client() as client:
-        while open_ids:
-            for flow_run_id in list(open_ids):
-                state = (await client.read_flow_run(flow_run_id)).state
-                if state is not None and state.is_final():
-                    open_ids.discard(flow_run_id)
-            if open_ids:
-                await asyncio.sleep(POLL_S)
-
-
-async def _cancel(ids: Sequence[UUID]) -> None:
-    async with get_client() as client:
-        for flow_run_id in ids:
-            run = await client.read_flow_run(flow_run_id)
-            if run.state is None or not run.state.is_final():
-                started = run.state is not None and run.state.type is not StateType.SCHEDULED
-                await client.set_flow_run_state(
-                    flow_run_id, Cancelling() if started else Cancelled(), force=not started
-                )
-    try:
-        await asyncio.wait_for(_until_final(ids), CANCEL_PATIENCE_S)
-    except TimeoutError:
-        get_run_logger().warning("shards did not end within %.0f s; the reaper ends what they hold", CANCEL_PATIENCE_S)
 
 
 def _reports(

@@ -40,6 +40,7 @@ class Settings(BaseSettings):
     models_url: str = Field(
         default="", description="where servers find the model files by name: a mirror of your own, over HTTP"
     )
+    shard_servers: int = Field(default=200, ge=1, le=500, description="server runs of a shard, where workers run them")
     connect_timeout_s: float = 120.0
     reconnect_give_up_s: float = 300.0
 
