@@ -99,6 +99,7 @@ def _create(order: Order, services: Services, keys: ServerKeys, cancel: threadin
         deadline_unix_s=order.deadline_unix_s,
         usd_per_hour=order.usd_per_hour,
         cap_usd=order.cap_usd,
+        spot=order.spot,
     )
     ledger = services.ledger_of(kind.vendor)
     return create_server(cloud, ledger, make_spec, request, now=clock.now, sleep=pause, cancelled=cancel.is_set)

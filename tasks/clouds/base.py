@@ -21,6 +21,7 @@ from tasks.domain.errors import (
     RateLimitedError,
     UnsupportedError,
 )
+from tasks.domain.stockouts import DRY_S
 
 OWNER_TAG = "tokensweep-owner"
 INTENT_TAG = "tokensweep-intent"
@@ -73,7 +74,10 @@ class Classified:
 
 @dataclass(frozen=True, kw_only=True)
 class Traits:
-    """What is always true of a vendor. Sources are in docs/vendors.md."""
+    """What is always true of a vendor. Sources are in docs/vendors.md.
+
+    dry_s: how long a place that had none of a server type is not asked for it again, by anybody.
+    """
 
     stopped_bills: bool
     billing_minimum_s: int
@@ -83,6 +87,7 @@ class Traits:
     native_ttl: bool
     visibility_lag_s: float
     regions_are_zones: bool = False
+    dry_s: float = DRY_S
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ behind, and belongs to the reaper, or to `delete_and_prove` where somebody waits
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from decimal import Decimal
 from functools import partial
@@ -30,6 +30,7 @@ from tasks.domain.reaping import (
     judge_missing,
     matches,
 )
+from tasks.domain.stockouts import Stockout
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +68,8 @@ class LedgerPort(Protocol):
     def row(self, intent_id: str) -> LedgerRow | None: ...
     def rows_of_run(self, server_run_id: str) -> tuple[LedgerRow, ...]: ...
     def last_beat(self, vendor: str) -> float | None: ...
+    def out_of_stock(self, vendor: str, server_type: str, places: Iterable[str], *, spot: bool, code: str) -> None: ...
+    def stockouts(self, vendor: str, server_type: str, *, spot: bool) -> tuple[Stockout, ...]: ...
 
 
 def classify(cloud: Cloud, exc: Exception) -> Classified:

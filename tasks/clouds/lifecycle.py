@@ -5,7 +5,8 @@ the create; then LIVE. After each of these steps this process may die, and the r
 by the tags, or by both. An answer that was lost is resolved before anything else is tried:
 
     create answered                    LIVE, wait until it runs, return it
-    create provably refused            GONE at a cost of nothing; the next place, as far as the error's scope allows
+    create provably refused            GONE at a cost of nothing; the next place, as far as the error's scope allows;
+                                       a place without stock is not asked again for a while, by no server run
     rate limited                       wait and send the same again; never another place
     anything else                      look by name and by tag; send the same again where the vendor knows it again;
                                        adopt what is found, or give up with the row in DELETING for the reaper
@@ -23,6 +24,7 @@ from tasks.clouds.base import Classified, Cloud, CreateSpec, ErrorKind, KnowsCre
 from tasks.clouds.deletion import LedgerPort, classify, delete_and_prove, prove_gone, request_delete, send_delete
 from tasks.clouds.request import Draft, LiveServer, ServerRequest, places_left, region_of
 from tasks.clouds.sending import DEFAULT_LIMITS, CreateLimits, RefusedError, send
+from tasks.clouds.stock import note_stockout, places_to_ask
 from tasks.clouds.tags import with_tags
 from tasks.domain.errors import CapacityError, CleanupError, ConfigError, TokensweepError
 from tasks.domain.lifecycle import (
@@ -54,6 +56,8 @@ logger = logging.getLogger(__name__)
 
 RUNNING = "running"
 _STARTING = ("pending", RUNNING)
+_VANISHED, _BOOT_TIMEOUT = "vanished", "boot_timeout"
+_SAYS_NOTHING_OF_STOCK = (_VANISHED, _BOOT_TIMEOUT)
 
 
 class CreateCancelledError(TokensweepError):
@@ -85,8 +89,7 @@ def create_server(
     for row in earlier:
         if row.state is not ResourceState.GONE:
             request_delete(cloud, ledger, row)
-    places = list(dict.fromkeys(request.places))
-    refusals: list[str] = []
+    places, refusals = places_to_ask(cloud, ledger, request, now())
     attempt = len(earlier)
     while places:
         steps.gate()
@@ -97,7 +100,10 @@ def create_server(
             refusals.append(f"{places[0]}: {found.code or found.kind.value}: {found.message}")
             if found.scope in (Scope.VENDOR, Scope.SERVER_TYPE) or found.kind is ErrorKind.RATE_LIMITED:
                 raise found.to_error(f"{cloud.vendor}: {request.server_type} in {places[0]}") from refused.__cause__
-            places = places_left(places, found.scope, region_of)
+            left = places_left(places, found.scope, region_of)
+            if found.kind is ErrorKind.CAPACITY and found.code not in _SAYS_NOTHING_OF_STOCK:
+                note_stockout(cloud, ledger, request, [place for place in places if place not in left], found.code)
+            places = left
             attempt += 1
     raise CapacityError(
         f"{cloud.vendor}: no place has {request.server_type}: {'; '.join(refusals) or 'none was given'}.",
@@ -269,9 +275,9 @@ class _Steps:
             if shown is not None and shown.state not in _STARTING:
                 raise RefusedError(_no_start(f"state_{shown.state}", f"it became {shown.state} instead of running"))
             if shown is None and self.now() - last_seen_unix_s > lag_s + self.limits.poll_s:
-                raise RefusedError(_no_start("vanished", "the vendor accepted it and then had none"))
+                raise RefusedError(_no_start(_VANISHED, "the vendor accepted it and then had none"))
             if self.now() > give_up_unix_s:
-                raise RefusedError(_no_start("boot_timeout", f"it did not run within {self.limits.boot_s:.0f} s"))
+                raise RefusedError(_no_start(_BOOT_TIMEOUT, f"it did not run within {self.limits.boot_s:.0f} s"))
             self.sleep(self.limits.poll_s)
             self.check_cancelled()
             try:

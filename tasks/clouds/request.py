@@ -27,6 +27,7 @@ class ServerRequest:
     usd_per_hour: Decimal
     cap_usd: Decimal | None
     price_basis: str = ""
+    spot: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

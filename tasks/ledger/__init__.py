@@ -14,6 +14,7 @@ from tasks.domain.reaping import Liveness
 from tasks.ledger.controller import liveness, this_process
 from tasks.ledger.resources import ResourceRows, Spending
 from tasks.ledger.server_runs import RunState, ServerRun, ServerRuns
+from tasks.ledger.stockouts import Stockouts
 from tasks.ledger.store import URL_VARIABLE, ledger_url
 
 __all__ = [
@@ -35,7 +36,7 @@ __all__ = [
 ]
 
 
-class Ledger(ResourceRows, ServerRuns):
+class Ledger(ResourceRows, ServerRuns, Stockouts):
     """The whole ledger at a SQLAlchemy URL. See `Store` for durability and sharing.
 
     now: unix seconds; give a virtual clock where the cloud has one.

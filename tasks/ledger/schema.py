@@ -131,6 +131,17 @@ heartbeats = sa.Table(
     sa.Column("unix_s", UnixS, nullable=False),
 )
 
+stockouts = sa.Table(
+    "stockouts",
+    metadata,
+    sa.Column("vendor", sa.Text, primary_key=True),
+    sa.Column("server_type", sa.Text, primary_key=True),
+    sa.Column("place", sa.Text, primary_key=True),
+    sa.Column("spot", sa.Boolean, primary_key=True),
+    sa.Column("code", sa.Text, nullable=False),
+    sa.Column("unix_s", UnixS, nullable=False),
+)
+
 BASE_VERSION = 1
 Migration = tuple[int, Callable[[sa.Connection], None]]
 
@@ -139,7 +150,11 @@ def _add_price_basis(conn: sa.Connection) -> None:
     conn.execute(sa.text("ALTER TABLE resources ADD COLUMN price_basis TEXT NOT NULL DEFAULT ''"))
 
 
-MIGRATIONS: Sequence[Migration] = ((2, _add_price_basis),)
+def _add_stockouts(conn: sa.Connection) -> None:
+    stockouts.create(conn)
+
+
+MIGRATIONS: Sequence[Migration] = ((2, _add_price_basis), (3, _add_stockouts))
 """Steps from BASE_VERSION on, ascending. A new ledger gets `metadata` as it is and skips them."""
 
 

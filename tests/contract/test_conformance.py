@@ -280,6 +280,20 @@ def test_no_capacity_goes_on_to_another_place_and_leaves_nothing_in_the_first(be
     bench.stage.settle()
 
 
+def test_a_place_that_had_none_is_not_asked_again_by_the_next_server_run_for_some_minutes(bench: Bench) -> None:
+    if len(bench.world.places) < 2:
+        pytest.skip("this vendor has one place")
+    bench.world.plant(bench.world.capacity_fault())
+    other = bench.create("first").resource.place
+    bench.recorder.places.clear()
+    assert bench.create("second").resource.place == other
+    assert bench.recorder.places == [other]
+    bench.world.sleep(bench.cloud.traits.dry_s)
+    bench.stage.reap(prove_s=0)
+    assert bench.create("third").resource.place == bench.world.places[0]
+    bench.stage.settle()
+
+
 def test_no_capacity_anywhere_is_said_and_costs_nothing(bench: Bench) -> None:
     bench.world.plant(replace(bench.world.capacity_fault(), times=len(bench.world.places)))
     with pytest.raises(ProviderError):

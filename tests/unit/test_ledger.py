@@ -384,16 +384,16 @@ def test_migrations_run_once_in_order_and_a_newer_ledger_is_refused(tmp_path: Pa
     applied: list[int] = []
 
     def add_column(conn: sa.Connection) -> None:
-        applied.append(3)
+        applied.append(4)
         conn.exec_driver_sql("ALTER TABLE resources ADD COLUMN account TEXT NOT NULL DEFAULT ''")
 
-    steps: list[schema.Migration] = [(3, add_column), (4, lambda conn: applied.append(4))]
+    steps: list[schema.Migration] = [(4, add_column), (5, lambda conn: applied.append(5))]
     for _ in range(2):
         with ledger._transaction() as conn:
             schema.migrate(conn, 0.0, steps)
-            assert schema.version(conn) == 4
-    assert applied == [3, 4]
-    with pytest.raises(LedgerError, match="version 4"):
+            assert schema.version(conn) == 5
+    assert applied == [4, 5]
+    with pytest.raises(LedgerError, match="version 5"):
         opened(tmp_path)
 
 
@@ -405,7 +405,7 @@ def test_a_migration_that_fails_changes_nothing(tmp_path: Path) -> None:
         conn.exec_driver_sql("this is no SQL")
 
     with pytest.raises(LedgerError), ledger._transaction() as conn:
-        schema.migrate(conn, 0.0, [(3, fail)])
+        schema.migrate(conn, 0.0, [(4, fail)])
     assert opened(tmp_path).rows() == ()
     with ledger._transaction(write=False) as conn:
         assert "account" not in {column["name"] for column in sa.inspect(conn).get_columns("resources")}
