@@ -180,7 +180,7 @@ class LeakReport:
             return "Nothing is left behind"
         parts = []
         if self.items:
-            parts.append(f"{len(self.items)} resources are left behind, at {self.usd_per_hour:f} USD/h")
+            parts.append(f"{len(self.items)} resources are left behind, at {self.usd_per_hour:.4f} USD/h")
         if self.unproven:
             parts.append(f"{len(self.unproven)} deletions are not proven yet")
         partial = [listed.vendor for listed in self.listed if not listed.complete]
