@@ -205,10 +205,7 @@ class _Run:
 
     def _longest_s(self) -> float:
         """The run's deadline, or when its money is spent: what is reserved for a dear server is not for an hour."""
-        plan = self.plan
-        if plan.price_usd_per_hour <= 0:
-            return plan.deadline_s
-        return min(plan.deadline_s, plan.max_usd / plan.price_usd_per_hour * 3600.0)
+        return min(self.plan.deadline_s, self.plan.billing.lifetime_for_s(self.plan.max_usd))
 
     async def _follow(self, host: Host) -> None:
         """Follow the agent; a copy of every event goes to the live view (tasks and progress in the UI)."""

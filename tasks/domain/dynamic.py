@@ -5,6 +5,7 @@ ladder's least speed, with the predecessor's allowance for the load. What differ
 that the traces of the predecessor show: a cell whose optimistic prediction misses its budget is not started; one that
 falls out of its budget is stopped in the repeat that shows it and keeps its samples; repeats stop once the interval is
 narrow; loading is timed apart from speed; a model that cannot fit is not downloaded; money is a limit like time.
+Whether something is worth its seconds is judged by what they add to the bill: within an hour that is paid, nothing.
 """
 
 from __future__ import annotations
@@ -26,6 +27,12 @@ GATE_REPEATS = 5
 """Repeats that a gate reckons with, whatever number a policy asks for."""
 
 NOW = float("-inf")
+REST = Cell("", "", 0)
+"""Where the memo keeps how long the rest of the run may take."""
+
+NOTHING_USD = 1e-6
+LINK_BYTES_PER_S = 100e6
+"""Of a server that has downloaded nothing yet."""
 
 
 @dataclass(frozen=True)
@@ -148,10 +155,41 @@ class DynamicPolicy:
 
     def _optimism(self, view: RunView, cell: Cell) -> float:
         """The quantile that must miss: a cell is not worth its first run when chance times worth is below the price."""
-        look_usd = view.plan.price_usd_per_hour / 3600 * self.budget_s(view, cell) / self._n_runs(cell)
+        look_usd = self._price_usd(view, self.budget_s(view, cell) / self._n_runs(cell))
         wanted = 1.0 - look_usd / self.point_usd
         listed = (q for q in QUANTILES if max(wanted, self.least_optimism) <= q <= self.optimism)
         return min(listed, default=self.optimism)
+
+    def _price_usd(self, view: RunView, seconds: float) -> float:
+        """What so many seconds more are expected to cost, with what the vendor's increments have paid for already."""
+        if view.billing.by_the_second:
+            return seconds / 3600 * view.plan.price_usd_per_hour
+        return view.billing.expected_usd(view.lifetime_s, seconds, self._rest_s(view))
+
+    def _rest_s(self, view: RunView) -> float:
+        """The longest that the open cells may take, with the downloads of their models."""
+        if REST not in view.memo:
+            rest_s = {c.model: 0.0 for c in view.cells}
+            for cell in view.cells:
+                if cell not in view.results:
+                    rest_s[cell.model] += self._likely_s(view, cell)
+            here = {d.model: d.mean_bytes_per_s for d in view.finished_downloads}
+            link = min(here.values(), default=LINK_BYTES_PER_S) or LINK_BYTES_PER_S
+            coming = [view.model(m).planned_bytes / link for m, s in rest_s.items() if s > 0 and m not in here]
+            view.memo[REST] = sum(rest_s.values()) + sum(coming)
+        rest: float = view.memo[REST]
+        return rest
+
+    def _likely_s(self, view: RunView, cell: Cell) -> float:
+        """Seconds for an open cell; 0 for one that will be skipped as far as that is known."""
+        if not self._memory_gate(view, cell).go or not self._inherited_gate(view, cell).go:
+            return 0.0
+        budget_s, prediction = self.budget_s(view, cell), predict(view, cell, self.prior)
+        if prediction is None:
+            return budget_s
+        if prediction.optimistic_tok_per_s < self.gate_tok_per_s(view, cell):
+            return 0.0
+        return min(budget_s, cell.n_tokens / prediction.tok_per_s * self._n_runs(cell))
 
     def _n_runs(self, cell: Cell) -> int:
         return GATE_REPEATS + (1 if cell.task == PP else 0)
@@ -236,7 +274,7 @@ class DynamicPolicy:
         if saved_s <= reload_s + self.least_saving_s:
             return GO
         width = pooled_half_width_ratio(bench.samples_s, view.noise, self.noise_df)
-        saved_usd = saved_s / 3600 * view.plan.price_usd_per_hour
+        saved_usd = self._price_usd(view, saved_s)
         limit = self.ci_ratio * min(self.ci_dear, max(self.ci_cheap, (saved_usd / self.repeats_usd) ** 0.25))
         evidence = {
             "ci_half_width_ratio": width,
@@ -245,7 +283,8 @@ class DynamicPolicy:
             "saved_s": saved_s,
             "reload_s": reload_s,
         }
-        return Verdict(width > limit, Reason.OK, evidence)
+        paid_already = saved_usd < NOTHING_USD and saved_s < view.paid_s
+        return Verdict(paid_already or width > limit, Reason.OK, evidence)
 
     def next_check_s(self, view: RunView, bench: BenchView) -> float:
         if bench.current is not None:
@@ -276,7 +315,7 @@ class DynamicPolicy:
             return Verdict(False, reason, evidence)
         if waiting_s <= 0:
             return Verdict(True, evidence=evidence)
-        limit_s = min(self.download_wait_s, self.download_idle_s - waiting_s)
+        limit_s = max(min(self.download_wait_s, self.download_idle_s - waiting_s), view.paid_s)
         evidence["limit_s"] = limit_s
         return Verdict(eta_s <= limit_s, Reason.DOWNLOAD_TOO_SLOW, evidence)
 

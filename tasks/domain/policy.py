@@ -109,6 +109,7 @@ class RunView:
         self._smaller: dict[str, tuple[ModelSpec, ...]] = {}
         self._speeds: dict[Cell, Speed] = {}
         self._needs: dict[Cell, MemoryNeed] = {}
+        self.billing = self.plan.billing
         self.memo: dict[Cell, Any] = {}
         self.noise: list[tuple[int, float]] = []
         for result in self.results.values():
@@ -139,6 +140,18 @@ class RunView:
     def remaining_s(self) -> float:
         """Seconds of work that deadline and money still allow."""
         return self.end_s - self.now_s
+
+    @property
+    def lifetime_s(self) -> float:
+        """Age at which the vendor would stop billing if the run ended now."""
+        return self.plan.billed_before_s + self.now_s + self.plan.teardown_reserve_s
+
+    @property
+    def paid_s(self) -> float:
+        """Seconds from now on that cost nothing more; 0 where the vendor bills by the second."""
+        if self.billing.by_the_second:
+            return 0.0
+        return self.billing.paid_until_s(self.lifetime_s) - self.lifetime_s
 
     def step(self, cell: Cell) -> LadderStep:
         """Raises KeyError for a cell that is not of the plan's ladder."""

@@ -10,6 +10,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from tasks.domain.billing import Billing
 from tasks.domain.cells import Cell
 from tasks.domain.errors import ConfigError
 
@@ -56,6 +57,7 @@ class RunPlan:
 
     billed_before_s: seconds already billed when the agent starts (create, boot, connect).
     teardown_reserve_s: seconds of the budget kept for landing and deletion.
+    billing_minimum_s, billing_increment_s: how the vendor rounds what it bills.
     max_usd: money cap of this server run; deadline_s: hard end, seconds after the agent starts.
     builds: runtime builds to try, best first (names of folders in the runtime).
     n_threads: 0 lets the agent use one thread per CPU that it may run on.
@@ -74,6 +76,8 @@ class RunPlan:
     deadline_s: float
     policy_options: dict[str, Any] = field(default_factory=dict)
     billed_before_s: float = 0.0
+    billing_minimum_s: float = 0.0
+    billing_increment_s: float = 1.0
     teardown_reserve_s: float = 30.0
     builds: tuple[str, ...] = ()
     n_threads: int = 0
@@ -84,6 +88,10 @@ class RunPlan:
     def cells(self) -> tuple[Cell, ...]:
         """Every cell of the ladder, in the order in which they would be measured."""
         return tuple(Cell(m.name, s.task, s.n_tokens) for m in self.models for s in self.ladder)
+
+    @property
+    def billing(self) -> Billing:
+        return Billing(self.price_usd_per_hour, self.billing_minimum_s, self.billing_increment_s)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)

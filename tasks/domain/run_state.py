@@ -36,9 +36,7 @@ class RunState:
         for cell in self.order:
             self._open[cell.model][cell] = None
         self._decisions: list[act.Decision] = []
-        money_s = float("inf")
-        if plan.price_usd_per_hour > 0:
-            money_s = plan.max_usd / plan.price_usd_per_hour * 3600.0 - plan.billed_before_s
+        money_s = plan.billing.lifetime_for_s(plan.max_usd) - plan.billed_before_s
         self.view.end_reason = Reason.MONEY if money_s < plan.deadline_s else Reason.DEADLINE
         self.view.end_s = min(money_s, plan.deadline_s) - plan.teardown_reserve_s - END_GRACE_S
         for cell, samples in plan.measured:

@@ -42,6 +42,8 @@ class PlannedServer:
     high_usd: Decimal
     reserve_usd: Decimal
     over_budget: bool = False
+    billing_minimum_s: int = 0
+    billing_increment_s: int = 1
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,10 @@ def plan_server(
 
     why = "measured already" if done else cannot or ("" if fitting else "no model fits into memory and disk")
     names = tuple(m.name for m in fitting)
-    return PlannedServer(offer, not why, why, names, low_s, high_s, usd(low_s), usd(high_s), usd(cap_s))
+    return PlannedServer(
+        offer, not why, why, names, low_s, high_s, usd(low_s), usd(high_s), usd(cap_s),
+        billing_minimum_s=billing_minimum_s, billing_increment_s=billing_increment_s,
+    )  # fmt: skip
 
 
 def plan_sweep(sweep_id: str, servers: Sequence[PlannedServer], max_usd: Decimal) -> SweepPlan:
