@@ -28,6 +28,32 @@ from tasks.ledger.store import Store
 
 _COLUMNS = resources.c
 
+# Written once: to build a statement and find it in SQLAlchemy's cache takes longer than SQLite takes to answer it.
+_ROWS = sa.select(resources).order_by(_COLUMNS.intended_unix_s, _COLUMNS.attempt)
+_OPEN = _ROWS.where(_COLUMNS.state != ResourceState.GONE.value)
+_OF_SWEEP = _COLUMNS.sweep_id == sa.bindparam("sweep_id")
+_ROWS_OF_SWEEP, _OPEN_OF_SWEEP = _ROWS.where(_OF_SWEEP), _OPEN.where(_OF_SWEEP)
+_ROWS_OF_RUN = _ROWS.where(_COLUMNS.server_run_id == sa.bindparam("server_run_id"))
+_NEWEST = sa.select(resources).order_by(_COLUMNS.intended_unix_s.desc(), _COLUMNS.attempt.desc()).limit(1)
+_BY_INTENT = _NEWEST.where(_COLUMNS.intent_id == sa.bindparam("intent_id"))
+_BY_CLOUD_ID = _NEWEST.where(_COLUMNS.vendor == sa.bindparam("vendor"), _COLUMNS.cloud_id == sa.bindparam("cloud_id"))
+_INSERT = resources.insert()
+_CHANGE = resources.update().where(
+    _COLUMNS.intent_id == sa.bindparam("of_intent_id"), _COLUMNS.epoch == sa.bindparam("of_epoch")
+)
+_IS_GONE = _COLUMNS.state == ResourceState.GONE.value
+_SPENT = sa.select(
+    sa.func.sum(sa.case((_IS_GONE, _COLUMNS.cost_usd))), sa.func.sum(sa.case((~_IS_GONE, _COLUMNS.reserved_usd)))
+).where(_OF_SWEEP)
+_NEW_SWEEP = sa.text("INSERT INTO sweep_money (sweep_id, committed_usd) VALUES (:s, 0) ON CONFLICT DO NOTHING")
+_COMMITTED = sweep_money.c.committed_usd
+_COMMITTED_OF = sa.select(_COMMITTED).where(sweep_money.c.sweep_id == sa.bindparam("s"))
+_USD, _CAP = (sa.bindparam(name, type_=schema.NanoUsd) for name in ("usd", "cap"))
+_COMMIT = (
+    sweep_money.update().where(sweep_money.c.sweep_id == sa.bindparam("s")).values(committed_usd=_COMMITTED + _USD)
+)
+_COMMIT_UNDER_CAP = _COMMIT.where(_COMMITTED + _USD <= _CAP)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Spending:
@@ -59,7 +85,7 @@ class ResourceRows(Store):
                 "controller": self.controller,
                 "intended_unix_s": self.now(),
             }
-            conn.execute(resources.insert().values(**values))
+            conn.execute(_INSERT, values)
             return _read(conn, intent.intent_id)
 
     def found(self, intent: Intent, *, cloud_id: str, billed_from_unix_s: float, controller: str = "") -> LedgerRow:
@@ -75,9 +101,9 @@ class ResourceRows(Store):
             "deleting_unix_s": self.now(),
         }
         with self._transaction() as conn:
-            if _find(conn, _COLUMNS.intent_id == intent.intent_id) is None:
+            if _find(conn, _BY_INTENT, intent_id=intent.intent_id) is None:
                 self._commit_money(conn, intent.sweep_id, intent.reserved_usd, None)
-                conn.execute(resources.insert().values(**values))
+                conn.execute(_INSERT, values)
             return _read(conn, intent.intent_id)
 
     def creating(self, row: LedgerRow) -> LedgerRow:
@@ -138,38 +164,31 @@ class ResourceRows(Store):
 
     def row(self, intent_id: str) -> LedgerRow | None:
         with self._transaction(write=False) as conn:
-            return _find(conn, _COLUMNS.intent_id == intent_id)
+            return _find(conn, _BY_INTENT, intent_id=intent_id)
 
     def row_of(self, vendor: str, cloud_id: str) -> LedgerRow | None:
         """The newest row of a resource's immutable id."""
         with self._transaction(write=False) as conn:
-            return _find(conn, sa.and_(_COLUMNS.vendor == vendor, _COLUMNS.cloud_id == cloud_id))
+            return _find(conn, _BY_CLOUD_ID, vendor=vendor, cloud_id=cloud_id)
 
     def open_rows(self, sweep_id: str | None = None) -> tuple[LedgerRow, ...]:
         """Everything that is not proven gone."""
-        return self._rows(_COLUMNS.state != ResourceState.GONE.value, *_of_sweep(sweep_id))
+        return self._rows(_OPEN) if sweep_id is None else self._rows(_OPEN_OF_SWEEP, sweep_id=sweep_id)
 
     def rows(self, sweep_id: str | None = None) -> tuple[LedgerRow, ...]:
-        return self._rows(*_of_sweep(sweep_id))
+        return self._rows(_ROWS) if sweep_id is None else self._rows(_ROWS_OF_SWEEP, sweep_id=sweep_id)
 
     def rows_of_run(self, server_run_id: str) -> tuple[LedgerRow, ...]:
-        return self._rows(_COLUMNS.server_run_id == server_run_id)
+        return self._rows(_ROWS_OF_RUN, server_run_id=server_run_id)
 
     def spent(self, sweep_id: str) -> Spending:
-        is_gone = _COLUMNS.state == ResourceState.GONE.value
         with self._transaction(write=False) as conn:
-            settled, reserved = conn.execute(
-                sa.select(
-                    sa.func.sum(sa.case((is_gone, _COLUMNS.cost_usd))),
-                    sa.func.sum(sa.case((~is_gone, _COLUMNS.reserved_usd))),
-                ).where(_COLUMNS.sweep_id == sweep_id)
-            ).one()
+            settled, reserved = conn.execute(_SPENT, {"sweep_id": sweep_id}).one()
         return Spending(settled_usd=settled or Decimal(0), reserved_usd=reserved or Decimal(0))
 
-    def _rows(self, *conditions: sa.ColumnElement[bool]) -> tuple[LedgerRow, ...]:
-        query = sa.select(resources).where(*conditions).order_by(_COLUMNS.intended_unix_s, _COLUMNS.attempt)
+    def _rows(self, query: sa.Select[Any], **parameters: str) -> tuple[LedgerRow, ...]:
         with self._transaction(write=False) as conn:
-            return tuple(_to_row(found) for found in conn.execute(query).mappings())
+            return tuple(_to_row(found) for found in conn.execute(query, parameters).mappings())
 
     def _change(self, row: LedgerRow, values: Mapping[str, Any]) -> LedgerRow:
         with self._transaction() as conn:
@@ -181,19 +200,14 @@ class ResourceRows(Store):
 
     def _commit_money(self, conn: sa.Connection, sweep_id: str, usd: Decimal, cap_usd: Decimal | None) -> None:
         """Add to what the sweep has committed, unless that passes the cap: one update, so no two can both fit."""
-        conn.execute(
-            sa.text("INSERT INTO sweep_money (sweep_id, committed_usd) VALUES (:s, 0) ON CONFLICT DO NOTHING"),
-            {"s": sweep_id},
-        )
-        amount = sa.bindparam("usd", usd, type_=schema.NanoUsd)
-        update = sweep_money.update().where(sweep_money.c.sweep_id == sweep_id)
-        if cap_usd is not None:
-            cap = sa.bindparam("cap", cap_usd, type_=schema.NanoUsd)
-            update = update.where(sweep_money.c.committed_usd + amount <= cap)
-        if conn.execute(update.values(committed_usd=sweep_money.c.committed_usd + amount)).rowcount != 1:
-            committed = conn.execute(
-                sa.select(sweep_money.c.committed_usd).where(sweep_money.c.sweep_id == sweep_id)
-            ).scalar_one()
+        conn.execute(_NEW_SWEEP, {"s": sweep_id})
+        amount = {"s": sweep_id, "usd": usd}
+        if cap_usd is None:
+            changed = conn.execute(_COMMIT, amount)
+        else:
+            changed = conn.execute(_COMMIT_UNDER_CAP, {**amount, "cap": cap_usd})
+        if changed.rowcount != 1:
+            committed = conn.execute(_COMMITTED_OF, {"s": sweep_id}).scalar_one()
             raise BudgetError(
                 f"The sweep {sweep_id} has committed {committed:f} USD; {usd:f} more would pass its cap, {cap_usd:f}.",
                 reason="over_cap",
@@ -204,12 +218,8 @@ class ResourceRows(Store):
 def _change(conn: sa.Connection, row: LedgerRow, values: Mapping[str, Any]) -> LedgerRow:
     if row.state is ResourceState.GONE:
         raise LedgerError(f"The ledger's row of {row.name} is closed.")
-    update = (
-        resources.update()
-        .where(_COLUMNS.intent_id == row.intent_id, _COLUMNS.epoch == row.epoch)
-        .values(epoch=row.epoch + 1, **values)
-    )
-    if conn.execute(update).rowcount != 1:
+    guarded = {"of_intent_id": row.intent_id, "of_epoch": row.epoch}
+    if conn.execute(_CHANGE, {**guarded, "epoch": row.epoch + 1, **values}).rowcount != 1:
         raise StaleRowError(f"The ledger's row of {row.name} has changed since epoch {row.epoch}.")
     return _read(conn, row.intent_id)
 
@@ -221,24 +231,19 @@ def _move(conn: sa.Connection, row: LedgerRow, to: ResourceState, values: Mappin
 
 
 def _read(conn: sa.Connection, intent_id: str) -> LedgerRow:
-    row = _find(conn, _COLUMNS.intent_id == intent_id)
+    row = _find(conn, _BY_INTENT, intent_id=intent_id)
     if row is None:
         raise LedgerError(f"The ledger has no row {intent_id}.")
     return row
 
 
-def _find(conn: sa.Connection, condition: sa.ColumnElement[bool]) -> LedgerRow | None:
-    newest_first = (_COLUMNS.intended_unix_s.desc(), _COLUMNS.attempt.desc())
-    found = conn.execute(sa.select(resources).where(condition).order_by(*newest_first).limit(1)).mappings().first()
+def _find(conn: sa.Connection, query: sa.Select[Any], **parameters: str) -> LedgerRow | None:
+    found = conn.execute(query, parameters).mappings().first()
     return None if found is None else _to_row(found)
 
 
 def _to_row(found: sa.RowMapping) -> LedgerRow:
     return LedgerRow(**{**found, "state": ResourceState(found["state"])})
-
-
-def _of_sweep(sweep_id: str | None) -> tuple[sa.ColumnElement[bool], ...]:
-    return () if sweep_id is None else (_COLUMNS.sweep_id == sweep_id,)
 
 
 def _no_absence() -> dict[str, Any]:

@@ -14,6 +14,13 @@ from tasks.ledger.controller import hostname, liveness, this_process
 from tasks.ledger.schema import heartbeats, server_runs
 from tasks.ledger.store import Store
 
+_BY_ID = sa.select(server_runs).where(server_runs.c.server_run_id == sa.bindparam("server_run_id"))
+_LAST_BEAT = sa.select(sa.func.max(heartbeats.c.unix_s)).where(heartbeats.c.vendor == sa.bindparam("vendor"))
+_BEAT = sa.text(
+    "INSERT INTO heartbeats (reaper_id, vendor, unix_s) VALUES (:reaper_id, :vendor, :unix_s) "
+    "ON CONFLICT (reaper_id, vendor) DO UPDATE SET unix_s = excluded.unix_s"
+)
+
 
 class RunState(StrEnum):
     RUNNING = "running"
@@ -36,6 +43,9 @@ class ServerRun:
     controller: str
     host: str
     pid: int
+
+
+_ENDED = sa.select(server_runs.c.server_run_id).where(server_runs.c.state != RunState.RUNNING.value)
 
 
 class ServerRuns(Store):
@@ -104,27 +114,19 @@ class ServerRuns(Store):
 
     def ended_runs(self) -> frozenset[str]:
         """Ids of the runs that need no server any more."""
-        query = sa.select(server_runs.c.server_run_id).where(server_runs.c.state != RunState.RUNNING.value)
         with self._transaction(write=False) as conn:
-            return frozenset(conn.execute(query).scalars())
+            return frozenset(conn.execute(_ENDED).scalars())
 
     def beat(self, reaper_id: str, vendors: tuple[str, ...]) -> None:
         """A reaper has passed over these vendors with a complete listing of each."""
         with self._transaction() as conn:
             for vendor in vendors:
-                conn.execute(
-                    sa.text(
-                        "INSERT INTO heartbeats (reaper_id, vendor, unix_s) VALUES (:reaper_id, :vendor, :unix_s) "
-                        "ON CONFLICT (reaper_id, vendor) DO UPDATE SET unix_s = excluded.unix_s"
-                    ),
-                    {"reaper_id": reaper_id, "vendor": vendor, "unix_s": self.now()},
-                )
+                conn.execute(_BEAT, {"reaper_id": reaper_id, "vendor": vendor, "unix_s": self.now()})
 
     def last_beat(self, vendor: str) -> float | None:
         """When a reaper last passed over the vendor, in unix seconds; None for never."""
-        query = sa.select(sa.func.max(heartbeats.c.unix_s)).where(heartbeats.c.vendor == vendor)
         with self._transaction(write=False) as conn:
-            found: float | None = conn.execute(query).scalar()
+            found: float | None = conn.execute(_LAST_BEAT, {"vendor": vendor}).scalar()
         return found
 
 
@@ -143,7 +145,7 @@ def _check_free(old: ServerRun, controller: str) -> None:
 
 
 def _find(conn: sa.Connection, server_run_id: str) -> ServerRun | None:
-    found = conn.execute(sa.select(server_runs).where(server_runs.c.server_run_id == server_run_id)).mappings().first()
+    found = conn.execute(_BY_ID, {"server_run_id": server_run_id}).mappings().first()
     return None if found is None else _to_run(found)
 
 

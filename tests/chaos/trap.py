@@ -177,7 +177,8 @@ class MortalLedger(Ledger):
         ledger.url, ledger.now = sa.engine.make_url("sqlite://"), now
         engine = _engine(ledger.url)
         engine.dialect = _DIALECTS.setdefault("sqlite", engine.dialect)
-        ledger._engine = engine.execution_options(compiled_cache=_COMPILED)
+        engine.update_execution_options(compiled_cache=_COMPILED)
+        ledger._engine = engine
         driver = sqlite_of(ledger)
         driver.deserialize(content or _blank())
         if not content:
