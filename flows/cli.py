@@ -10,7 +10,7 @@ import asyncio
 import os
 import sys
 from contextlib import suppress
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
@@ -71,13 +71,17 @@ def run(
     server: Server = "",
     label: Label = "",
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask after the plan.")] = False,
+    fan_out: Annotated[
+        Literal["auto", "inline", "workers"],
+        typer.Option(help="Carry it out in this process, or on the workers of a Prefect server."),
+    ] = "auto",
     as_json: Json = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the flow's log.")] = False,
 ) -> None:
     """Run a sweep here, or take up where it stopped."""
     settings = Settings()
     prefect_setup.prepare(settings.home, verbose=verbose)
-    raise typer.Exit(commands.run_sweep(settings, preset, max_usd, server, label, yes, as_json))
+    raise typer.Exit(commands.run_sweep(settings, preset, max_usd, server, label, yes, as_json, fan_out))
 
 
 @app.command()

@@ -9,7 +9,7 @@ import sys
 import time
 from dataclasses import asdict
 from decimal import Decimal
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from flows import render
 from flows.embedded import flush_prefect, prefect_api
@@ -46,7 +46,14 @@ def show_plan(
 
 
 def run_sweep(
-    settings: Settings, preset_name: str, max_usd: float | None, server: str, label: str, yes: bool, as_json: bool
+    settings: Settings,
+    preset_name: str,
+    max_usd: float | None,
+    server: str,
+    label: str,
+    yes: bool,
+    as_json: bool,
+    fan_out: Literal["auto", "inline", "workers"] = "auto",
 ) -> int:
     from tasks.presets import load_preset
 
@@ -63,7 +70,7 @@ def run_sweep(
         from flows.sweep import ended, sweep
 
         cap = max_usd or float(preset.max_usd)
-        request = SweepRequest(preset=preset_name, mode="run", max_usd=cap, server=server, label=label)
+        request = SweepRequest(preset=preset_name, mode="run", max_usd=cap, server=server, label=label, fan_out=fan_out)
         wait_for_api()
         try:
             with render.progress():
