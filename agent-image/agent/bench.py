@@ -6,14 +6,13 @@ import os
 import signal
 import subprocess
 from pathlib import Path
-from typing import Any
 
 from agent.bench_output import BenchOutput, in_run_order, lengths
 from agent.child import OutputPipe, child_setup, exit_status
 from agent.limits import oom_kills
 from tasks.domain.actions import StartBench
 from tasks.domain.cells import PP, TG
-from tasks.domain.events import BenchExited, BenchStarted, Event
+from tasks.domain.events import BenchExited, BenchStarted, EngineLoaded, Event
 
 RC_NO_PROGRAM = 127
 RC_NOT_EXECUTABLE = 126
@@ -31,6 +30,7 @@ def bench_argv(runtime_dir: Path, model_path: Path, start: StartBench, n_threads
     fit ends at once instead of reading the disk for ever. -v tells why a load failed and where layers went; in a
     repeat it writes one line, at its beginning.
     """
+    layers = [] if start.ngl is None else ["-ngl", str(start.ngl)]
     return [
         str(runtime_dir / "bin" / "llama-bench"),
         "-m", str(model_path),
@@ -40,6 +40,7 @@ def bench_argv(runtime_dir: Path, model_path: Path, start: StartBench, n_threads
         "-t", str(n_threads),
         "-b", "2048", "-ub", "512", "-fa", "1",
         "-lm", "none",
+        *layers,
         "-o", "jsonl",
         "--progress", "-v",
     ]  # fmt: skip
@@ -108,9 +109,18 @@ class Bench:
             stderr += stderr_pipe.read()
         return self._output.feed(now_s, stdout, stderr)
 
-    def engine(self) -> dict[str, Any]:
+    def loaded(self, now_s: float, gpu_memory_used_bytes: int | None) -> EngineLoaded:
         """Where the model was put: buffers by device, layers on the GPU. Complete at the first warm-up."""
-        return {"model": self.start.model, "build": self.start.build, **self._output.engine}
+        engine = self._output.engine
+        return EngineLoaded(
+            now_s,
+            self.start.model,
+            self.start.build,
+            dict(engine["buffers_mib"]),
+            engine["layers_offloaded"],
+            engine["layers_total"],
+            gpu_memory_used_bytes,
+        )
 
     def abort(self) -> None:
         """Kill it with all it started; a llama-bench holds nothing that it would have to put away."""

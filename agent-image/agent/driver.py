@@ -9,7 +9,7 @@ import os
 import selectors
 import signal
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Sequence
 
 from agent.bench import Bench, bench_argv, bench_environment
 from agent.child import OutputPipe
@@ -27,7 +27,6 @@ from tasks.domain.events import (
     BenchRow,
     Cancelled,
     Event,
-    Probed,
     Tick,
     WarmupStarted,
     event_to_dict,
@@ -86,13 +85,19 @@ class Driver:
             act.Finish: self._finish,
         }
 
-    def run(self, probed: Probed) -> str:
-        """Drive until the conductor finishes; returns its reason. Nothing that was started is left running."""
+    def run(self, first: Sequence[Event], decisions: Sequence[act.Decision] = ()) -> str:
+        """Drive until the conductor finishes; returns its reason. Nothing that was started is left running.
+
+        first: what is known at the start. decisions: those that were taken before it, for the log.
+        """
         signals = self._catch_signals()
         try:
             if self._gpus.pipe is not None:
                 self._watch(self._gpus.pipe, self._gpus.read)
-            self._on(probed)
+            for decision in decisions:
+                self._log.append("Decision", dict(vars(decision)))
+            for event in first:
+                self._on(event)
             next_tick_s = self._clock()
             while True:
                 self._obey()
@@ -112,10 +117,10 @@ class Driver:
             self._log.append("Phase", phase)
         if isinstance(event, BenchRow):
             self.rows[event.cell] = event
-        if self._bench is not None:
-            self._record_engine(self._bench, event)
         self._conductor.on(event)
         self._record_decisions()
+        if self._bench is not None:
+            self._record_engine(self._bench, event)
 
     def _record_decisions(self) -> None:
         for decision in self._conductor.drain_decisions():
@@ -273,7 +278,7 @@ class Driver:
         """At the first warm-up of a process: where the engine has put the model."""
         if isinstance(event, WarmupStarted) and self._engine_of is not bench:
             self._engine_of = bench
-            self._log.append("EngineLoaded", {"t_s": event.t_s, **bench.engine()})
+            self._on(bench.loaded(event.t_s, self._gpus.memory_used_bytes()))
 
     def _abort_bench(self, action: act.AbortBench) -> None:
         if self._bench is not None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import glob
 import shutil
 import subprocess
 from typing import Any
 
 from agent.child import OutputPipe, child_setup
+from agent.limits import read_text
 
 LIST_FIELDS = (
     "index", "name", "uuid", "driver_version", "memory.total", "memory.free", "compute_cap", "pcie.link.gen.current",
@@ -16,6 +18,9 @@ USE_FIELDS = (
     "index", "utilization.gpu", "memory.used", "memory.free", "clocks.sm", "clocks.mem", "power.draw",
     "temperature.gpu", "clocks_throttle_reasons.active",
 )  # fmt: skip
+PCI_DEVICES = "/sys/bus/pci/devices"
+NVIDIA = "0x10de"
+DISPLAY_CLASSES = ("0x0300", "0x0302")  # VGA and 3D controllers
 MIB = 1 << 20
 LIST_TIMEOUT_S = 20.0
 
@@ -84,6 +89,15 @@ def parse_use(line: str) -> dict[str, Any] | None:
     }
 
 
+def gpus_on_bus(folder: str = PCI_DEVICES) -> int:
+    """NVIDIA GPUs that the PCI bus shows, with a driver or without: a server that has one must not pass for one
+    without."""
+    return sum(
+        read_text(f"{device}/vendor") == NVIDIA and read_text(f"{device}/class").startswith(DISPLAY_CLASSES)
+        for device in glob.glob(f"{folder}/*")
+    )
+
+
 def list_gpus() -> list[dict[str, Any]]:
     """Every GPU; empty where there is no nvidia-smi or it fails (then `error` is its text, as the only entry)."""
     if shutil.which("nvidia-smi") is None:
@@ -131,6 +145,11 @@ class GpuStream:
             if gpu is not None:
                 by_index[gpu["index"]] = gpu
         self.latest = [by_index[index] for index in sorted(by_index)]
+
+    def memory_used_bytes(self) -> int | None:
+        """Of all GPUs, as last read; None without a reading."""
+        known = [gpu["memory_used_bytes"] for gpu in self.latest if gpu["memory_used_bytes"] is not None]
+        return sum(known) if known else None
 
     def close(self) -> None:
         if self._process is not None and self.pipe is not None:

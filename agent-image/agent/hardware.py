@@ -140,7 +140,7 @@ def boot_unix_s() -> int | None:
 
 def fingerprint(folder: Path) -> dict[str, Any]:
     """Hardware and system as one JSON-ready value; `folder` says whose disk is meant."""
-    from agent.gpu import list_gpus
+    from agent.gpu import gpus_on_bus, list_gpus
 
     stat = os.statvfs(folder)
     return {
@@ -148,6 +148,7 @@ def fingerprint(folder: Path) -> dict[str, Any]:
         "memory": _memory(),
         "disk": {"total_bytes": stat.f_blocks * stat.f_frsize, "free_bytes": free_bytes(folder)},
         "gpus": list_gpus(),
+        "gpus_on_bus": gpus_on_bus(),
         "virtualization": _virtualization(),
         "system": _system(),
     }

@@ -17,7 +17,7 @@ from agent.lifecycle import PLAN_FILE, STOP_REASON_FILE
 if TYPE_CHECKING:
     from agent.driver import Driver
     from tasks.domain.cells import CellResult
-    from tasks.domain.events import Probed
+    from tasks.domain.events import Event, Probed
     from tasks.domain.run_plan import RunPlan
 
 
@@ -98,16 +98,23 @@ class _Session:
     def _drive(self, before: list[dict[str, Any]]) -> tuple[str, tuple[CellResult, ...]]:
         from agent.driver import Driver
         from agent.limits import usable
-        from agent.runtime import allowed_builds, read_manifest
+        from agent.runtime import read_manifest
+        from agent.runtime_choice import choose_runtime
         from tasks.domain.conductor import Conductor
+        from tasks.domain.events import NoWorkingBuild
         from tasks.domain.policies import policy_for
         from tasks.domain.run_plan import RunPlan
 
         plan = RunPlan.from_json((self._run_dir / PLAN_FILE).read_text(encoding="utf-8"))
+        manifest = read_manifest(self._runtime_dir)
+        choice = choose_runtime(
+            self._runtime_dir, manifest, plan.builds, self._run_dir, self._clock, self._options.bench_environment
+        )
         self._plan = plan = replace(
             plan,
             measured=_with_rows(plan, before),
-            builds=plan.builds or allowed_builds(read_manifest(self._runtime_dir)),
+            builds=choice.builds,
+            gpu_builds=choice.gpu_builds,
             n_threads=plan.n_threads or usable().n_cpus,
         )
         conductor = Conductor(plan, policy_for(plan.policy, plan.policy_options))
@@ -121,7 +128,10 @@ class _Session:
             options=self._options.fetch,
             bench_extra=self._options.bench_environment,
         )
-        reason = self._driver.run(probed(self._run_dir, self._clock))
+        first: list[Event] = [probed(self._run_dir, self._clock, on_gpu=bool(choice.gpu_builds))]
+        if choice.broken:
+            first.append(NoWorkingBuild(self._clock(), f"no build of the runtime works here: {choice.broken}"))
+        reason = self._driver.run(first, choice.decisions)
         return reason, conductor.results()
 
     def _finished(self, reason: str, results: tuple[CellResult, ...]) -> None:
@@ -159,12 +169,13 @@ def _with_rows(plan: RunPlan, before: list[dict[str, Any]]) -> Any:
     return tuple(measured.items())
 
 
-def probed(run_dir: Path, clock: Callable[[], float]) -> Probed:
-    """What the server has, as the run's first event."""
+def probed(run_dir: Path, clock: Callable[[], float], *, on_gpu: bool) -> Probed:
+    """What the server has, as the run's first event. on_gpu: a build for its GPUs works; else their memory is none."""
     from agent.hardware import fingerprint
     from agent.limits import usable
     from agent.part_file import free_bytes
     from tasks.domain.events import Probed
+    from tasks.domain.gpu_faults import listed_gpus
 
     hardware = fingerprint(run_dir)
     here = usable()
@@ -174,6 +185,6 @@ def probed(run_dir: Path, clock: Callable[[], float]) -> Probed:
         memory_available_bytes=here.memory_available_bytes,
         disk_free_bytes=free_bytes(run_dir),
         n_cpus=here.n_cpus,
-        vram_free_bytes=tuple(gpu["memory_free_bytes"] or 0 for gpu in hardware["gpus"] if "error" not in gpu),
+        vram_free_bytes=tuple(gpu["memory_free_bytes"] or 0 for gpu in listed_gpus(hardware["gpus"]) if on_gpu),
         hardware=hardware,
     )

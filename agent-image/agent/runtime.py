@@ -30,15 +30,20 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".") if part.isdigit())
 
 
+def fits_system(manifest: dict[str, Any]) -> bool:
+    """Whether architecture and C library of this server are those that the runtime is made for."""
+    if manifest.get("arch", platform.machine()) != platform.machine():
+        return False
+    return _numbers(manifest.get("min_glibc", "")) <= (_glibc() or (0,))
+
+
 def allowed_builds(manifest: dict[str, Any]) -> tuple[str, ...]:
     """Names of the builds that this server can run, in the manifest's order.
 
     Its architecture and C library must fit the runtime, and the CPU must have the build's instruction set
     extensions. Whether the CPU keeps what its flags promise shows only when it runs.
     """
-    if manifest.get("arch", platform.machine()) != platform.machine():
-        return ()
-    if _numbers(manifest.get("min_glibc", "")) > (_glibc() or (0,)):
+    if not fits_system(manifest):
         return ()
     have = cpu_flags()
     return tuple(b["name"] for b in manifest.get("builds", []) if have.issuperset(b.get("cpu_flags", [])))

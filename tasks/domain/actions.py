@@ -57,6 +57,7 @@ class RemoveModel(Action):
 class StartBench(Action):
     """Start one llama-bench process over these cells; they share a model, pp before tg.
 
+    ngl: layers to offload; None for a build without a GPU, whose command line then does not speak of them.
     Answer with BenchStarted, then WarmupStarted/RepeatStarted/BenchRow as they come, then BenchExited.
     """
 
@@ -64,6 +65,7 @@ class StartBench(Action):
     build: str
     cells: tuple[Cell, ...]
     n_repeats: int
+    ngl: int | None = None
 
 
 @dataclass(frozen=True)

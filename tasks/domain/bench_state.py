@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tasks.domain.cells import Cell
 from tasks.domain.policy import BenchView, Verdict
 
@@ -19,6 +21,8 @@ class BenchState:
         self.running = False
         self.stop: Verdict | None = None
         self.stop_cell: Cell | None = None
+        self.abort_sent = False
+        self.not_on_gpu: dict[str, Any] | None = None
         self.n_rows = 0
         self._with_row: set[Cell] = set()
         self._judged: set[Cell] = {cells[0]}
@@ -44,6 +48,10 @@ class BenchState:
             sample_s = max(t_s - self.view.repeat_since_s, SHORTEST_SAMPLE_S)
             self.view.samples_s = (*self.view.samples_s, sample_s)
         self.view.repeat_since_s = t_s
+
+    def stop_as_not_on_gpu(self, evidence: dict[str, Any]) -> None:
+        """Nothing that this process measures is to count: its build works on the CPU although it is for the GPU."""
+        self.not_on_gpu = evidence
 
     def row(self, cell: Cell) -> None:
         self.n_rows += 1

@@ -19,6 +19,7 @@ from tasks.domain.cells import TASKS, Cell, CellResult, Reason
 from tasks.domain.download_feed import feed_downloads, judge_downloads, waiting_s
 from tasks.domain.gguf import GgufHeader
 from tasks.domain.model_state import ModelState, Stage
+from tasks.domain.offload import fits_server
 from tasks.domain.policy import Policy, RunView, Verdict
 from tasks.domain.run_plan import RunPlan
 from tasks.domain.run_state import RunState, detail_of
@@ -49,6 +50,8 @@ class Conductor:
             ev.BenchStarted: self._on_bench_started,
             ev.WarmupStarted: self._on_warmup_started,
             ev.RepeatStarted: self._on_repeat_started,
+            ev.EngineLoaded: self._on_engine_loaded,
+            ev.NoWorkingBuild: self._on_no_working_build,
             ev.BenchRow: self._on_bench_row,
             ev.BenchExited: self._on_bench_exited,
             ev.Cancelled: self._on_cancelled,
@@ -81,6 +84,7 @@ class Conductor:
         self.view.disk_free_bytes = event.disk_free_bytes
         self.view.n_cpus = event.n_cpus
         self.view.has_gpu = bool(event.vram_free_bytes)
+        self.run.offloads.vram_free_bytes = tuple(event.vram_free_bytes)
 
     def _on_cancelled(self, event: ev.Cancelled) -> None:
         self.finishing = Reason.CANCELLED
@@ -88,8 +92,13 @@ class Conductor:
     def _on_header_read(self, event: ev.HeaderRead) -> None:
         model = self.run.model(event.model)
         if model.stage is Stage.HEADER:
-            self.view.headers[event.model] = GgufHeader.from_dict(event.header)
+            header = self.view.headers[event.model] = GgufHeader.from_dict(event.header)
             model.stage = Stage.QUEUED
+            vram, n_ctx = self.run.offloads.vram_free_bytes, self.run.longest(event.model, shortest=True)
+            too_large = sum(vram) > 0 and not fits_server(header, n_ctx, vram, self.view.memory_total_bytes)
+            if self.view.has_gpu and too_large:
+                detail = f"needs more than the {sum(vram)} bytes of the GPUs and the server's memory together"
+                self.run.close(event.t_s, model, Reason.VRAM, detail)
 
     def _on_header_failed(self, event: ev.HeaderFailed) -> None:
         self.run.close(event.t_s, self.run.model(event.model), Reason(event.reason), event.detail)
@@ -135,6 +144,15 @@ class Conductor:
     def _on_repeat_started(self, event: ev.RepeatStarted) -> None:
         if self.bench is not None:
             self.bench.repeat(event.t_s, event.cell, event.k)
+
+    def _on_engine_loaded(self, event: ev.EngineLoaded) -> None:
+        """A build for the GPU that has put nothing there would give the CPU's numbers under the GPU's name."""
+        if self.bench is not None and self.run.offloads.missed_the_gpu(self.run.builds[0], event):
+            self.bench.stop_as_not_on_gpu({"build": event.build, "buffers_mib": dict(event.buffers_mib)})
+
+    def _on_no_working_build(self, event: ev.NoWorkingBuild) -> None:
+        for model in self.run.models:
+            self.run.close(event.t_s, model, Reason.NO_WORKING_BUILD, event.detail)
 
     def _on_bench_row(self, event: ev.BenchRow) -> None:
         if self.bench is None or event.cell in self.view.results:
@@ -196,11 +214,17 @@ class Conductor:
 
     def _judge_bench(self, out: list[act.Action]) -> None:
         bench = self.bench
-        if bench is None or bench.stop is not None or not bench.running:
+        if bench is None or not bench.running or bench.abort_sent:
+            return
+        if bench.not_on_gpu is not None:
+            bench.abort_sent = True
+            self.run.decide(self.view.now_s, "abort_bench", bench.view.model, "gpu_not_used", bench.not_on_gpu)
+            out.append(act.AbortBench(bench.view.model))
             return
         verdict = self._next_cell_verdict(bench) or self.policy.judge_running(self.view, bench.view)
         if not verdict.go:
             bench.stop, bench.stop_cell = verdict, bench.view.current or bench.first_open_cell()
+            bench.abort_sent = True
             subject = str(bench.view.current or bench.view.model)
             action = "enough_repeats" if verdict.reason is Reason.OK else "abort_bench"
             self.run.decide(self.view.now_s, action, subject, verdict.reason.value, verdict.evidence)
@@ -228,7 +252,8 @@ class Conductor:
             if cells:
                 self.bench = BenchState(model.spec.name, cells, self.policy.n_repeats, self.view.now_s)
                 self.idle_since_s = None
-                out.append(act.StartBench(model.spec.name, self.run.builds[0], cells, self.policy.n_repeats))
+                ngl = self.run.layers_to_offload(self.view.now_s, model.spec.name)
+                out.append(act.StartBench(model.spec.name, self.run.builds[0], cells, self.policy.n_repeats, ngl))
                 return
             model.stage = Stage.CLOSED
             self.view.disk_free_bytes += model.spec.planned_bytes

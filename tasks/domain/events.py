@@ -117,6 +117,29 @@ class RepeatStarted(Event):
 
 
 @dataclass(frozen=True)
+class EngineLoaded(Event):
+    """Where the engine has put the model, from its own log at the first warm-up of a process.
+
+    buffers_mib: by device and kind, e.g. {"CUDA0 model": 4403.5}. layers_offloaded: None where it does not say.
+    gpu_memory_used_bytes: in use on all GPUs, as it was read last; None without a reading.
+    """
+
+    model: str
+    build: str
+    buffers_mib: dict[str, Any] = field(default_factory=dict)
+    layers_offloaded: int | None = None
+    layers_total: int | None = None
+    gpu_memory_used_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class NoWorkingBuild(Event):
+    """The runtime has builds, and none of them runs on this server."""
+
+    detail: str
+
+
+@dataclass(frozen=True)
 class BenchRow(Event):
     """llama-bench finished a cell. `samples_s`: seconds of every repeat, from its own raw samples.
 
@@ -167,6 +190,8 @@ EVENT_TYPES: dict[str, type[Event]] = {
         BenchStarted,
         WarmupStarted,
         RepeatStarted,
+        EngineLoaded,
+        NoWorkingBuild,
         BenchRow,
         BenchExited,
         Cancelled,

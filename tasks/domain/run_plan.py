@@ -13,6 +13,7 @@ from typing import Any
 from tasks.domain.billing import Billing
 from tasks.domain.cells import Cell
 from tasks.domain.errors import ConfigError
+from tasks.domain.known import KnownCell
 
 PLAN_VERSION = 1
 
@@ -60,8 +61,10 @@ class RunPlan:
     billing_minimum_s, billing_increment_s: how the vendor rounds what it bills.
     max_usd: money cap of this server run; deadline_s: hard end, seconds after the agent starts.
     builds: runtime builds to try, best first (names of folders in the runtime).
+    gpu_builds: those of them that use a GPU; the agent, which knows the runtime, fills it in.
     n_threads: 0 lets the agent use one thread per CPU that it may run on.
     measured: cells already measured by an interrupted run of this sweep, with their samples in seconds.
+    known: what earlier runs of this server type or of its twins showed.
     guard: "off", "pause" or "auto": how downloads make way for timed repeats.
     """
 
@@ -82,7 +85,9 @@ class RunPlan:
     builds: tuple[str, ...] = ()
     n_threads: int = 0
     guard: str = "auto"
+    gpu_builds: tuple[str, ...] = ()
     measured: tuple[tuple[Cell, tuple[float, ...]], ...] = ()
+    known: tuple[KnownCell, ...] = ()
     plan_version: int = PLAN_VERSION
 
     def cells(self) -> tuple[Cell, ...]:
@@ -109,7 +114,9 @@ class RunPlan:
             raw["models"] = tuple(ModelSpec(**{**m, "urls": tuple(m["urls"])}) for m in raw["models"])
             raw["ladder"] = tuple(LadderStep(**s) for s in raw["ladder"])
             raw["builds"] = tuple(raw["builds"])
+            raw["gpu_builds"] = tuple(raw.get("gpu_builds", ()))
             raw["measured"] = tuple((Cell(**c), tuple(s)) for c, s in raw["measured"])
+            raw["known"] = tuple(KnownCell.from_dict(k) for k in raw.get("known", ()))
             return cls(**raw)
         except (ValueError, KeyError, TypeError) as exc:
             raise ConfigError(f"The run plan cannot be read: {exc!r}.") from exc

@@ -11,6 +11,7 @@ from typing import Any, Sequence
 from tasks.domain import actions as act
 from tasks.domain.cells import Cell, CellResult, Reason
 from tasks.domain.model_state import ModelState, Stage
+from tasks.domain.offload_state import Offloads
 from tasks.domain.policy import Policy, RunView, Verdict
 from tasks.domain.run_plan import RunPlan
 
@@ -30,6 +31,7 @@ class RunState:
         self.models = [ModelState(m) for m in sorted(plan.models, key=lambda m: m.planned_bytes)]
         self.builds = list(plan.builds) or [DEFAULT_BUILD]
         self.proven_builds: set[str] = set()
+        self.offloads = Offloads(frozenset(plan.gpu_builds))
         self.order = {c: i for i, c in enumerate(self.view.cells)}
         self._by_name = {m.spec.name: m for m in self.models}
         self._open: dict[str, dict[Cell, None]] = {m.spec.name: {} for m in self.models}
@@ -81,6 +83,21 @@ class RunState:
         """End what the policy no longer wants now that `cell` has ended."""
         for other, reason in self.policy.after_cell(self.view, cell, process_s):
             self.resolve(t_s, other, reason, f"because of {cell}")
+
+    def longest(self, model: str, *, shortest: bool = False) -> int:
+        """Tokens of the model's longest cell, or of its shortest."""
+        lengths = [cell.n_tokens for cell in self.order if cell.model == model]
+        return min(lengths) if shortest else max(lengths)
+
+    def layers_to_offload(self, t_s: float, model: str) -> int | None:
+        """For the next process of the model: None where the build in use has no GPU. The first answer is recorded."""
+        if not self.offloads.on_gpu(self.builds[0]):
+            return None
+        search, new = self.offloads.search(model, self.view.headers.get(model), self.longest(model))
+        if new:
+            reason = "ok" if search.first.whole else "partial"
+            self.decide(t_s, "offload", model, reason, search.first.evidence())
+        return search.ngl
 
     def record(self, cell: Cell, verdict: Verdict) -> None:
         action = "run_cell" if verdict.go else "skip_cell"

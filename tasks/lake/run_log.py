@@ -275,6 +275,7 @@ _IS_A: dict[str, Callable[[Any], bool]] = {
     "str": lambda v: isinstance(v, str),
     "bool": lambda v: isinstance(v, bool),
     "int": lambda v: isinstance(v, int) and not isinstance(v, bool) and abs(v) < 2**63,
+    "int | None": lambda v: v is None or _IS_A["int"](v),
     "float": lambda v: isinstance(v, (int, float)) and math.isfinite(v),
     "Cell": _is_cell,
     "dict[str, Any]": lambda v: isinstance(v, dict),

@@ -40,6 +40,16 @@ def do_fault(fault):
         time.sleep(3600)
 
 
+def probe(order):
+    """The run over the agent's own tiny model, which no other order is about. FAKE_PROBE: {"build": fault}."""
+    build = Path(os.environ["LD_LIBRARY_PATH"].split(os.pathsep)[0]).name
+    if build in order:
+        do_fault(order[build])
+    for n_prompt, n_gen in ((32, 0), (0, 4)):
+        sys.stdout.write(json.dumps({"n_prompt": n_prompt, "n_gen": n_gen, "samples_ns": [1000]}) + "\n")
+    return 0
+
+
 def main():
     parser = argparse.ArgumentParser(prefix_chars="-", allow_abbrev=False)
     for name in ("-m", "-p", "-n", "-t", "-b", "-ub", "-fa", "-lm", "-o", "-ngl"):
@@ -48,6 +58,8 @@ def main():
     parser.add_argument("--progress", action="store_true")
     parser.add_argument("-v", action="store_true")
     args = parser.parse_args()
+    if Path(args.m).name == "probe.gguf":
+        return probe(json.loads(os.environ.get("FAKE_PROBE", "{}")))
     run = script()
     run = run.get("models", {}).get(Path(args.m).stem, run)
     tests = [(int(p), 0) for p in args.p.split(",") if p != "0"] + [(0, int(n)) for n in args.n.split(",") if n != "0"]

@@ -126,7 +126,9 @@ def test_the_real_llama_bench_speaks_as_expected() -> None:
     rows = [e for e in events if isinstance(e, BenchRow)]
     assert all(len(row.samples_s) == 2 for row in rows)
     assert all(row.row["n_threads"] == usable().n_cpus for row in rows)
-    assert any(name.endswith(" model") and size > 0 for name, size in bench.engine()["buffers_mib"].items())
+    loaded = bench.loaded(1.0, None)
+    assert (loaded.model, loaded.build) == ("m", build)
+    assert any(name.endswith(" model") and size > 0 for name, size in loaded.buffers_mib.items())
     assert events[-1] == BenchExited(9.0, "m", 0, False, "")
 
 

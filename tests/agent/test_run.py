@@ -390,7 +390,8 @@ def test_a_run_with_the_real_engine(agent_pyz: Path, tmp_path: Path, server: Mod
     lines = run.finish()
     assert set(outcomes(lines).values()) <= {"ok", "fewer_repeats"}
     rows = of_kind(lines, "BenchRow")
-    assert all(row["row"]["n_threads"] == lines[1]["n_cpus"] for row in rows)
+    (probed,) = of_kind(lines, "Probed")
+    assert all(row["row"]["n_threads"] == probed["n_cpus"] for row in rows)
     engines = of_kind(lines, "EngineLoaded")
     assert engines
     assert all(sum(engine["buffers_mib"].values()) > 1.0 for engine in engines)
