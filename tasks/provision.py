@@ -113,33 +113,42 @@ ASK_EVERY_S = 5.0
 class VendorWatch:
     """Asks the vendor whether a server that does not answer still runs: waiting for one that was preempted is waste.
 
-    One answer that there is no such server may be wrong, so it takes two; a state that has ended is believed at once.
+    A state that has ended is believed at once. That there is no such server may be wrong, above all just after the
+    create, so it takes two looks in a row, the vendor's visibility lag apart: by then a create would show everywhere.
     """
 
     cloud: Cloud
     ref: Ref
     clock: Clock
     _asked_unix_s: float = 0.0
-    _n_absent: int = 0
+    _absent_since_unix_s: float | None = None
 
     def check(self) -> None:
         """Raises ServerGoneError. A vendor that cannot be asked proves nothing."""
-        if self.clock.now() - self._asked_unix_s < ASK_EVERY_S:
+        now_unix_s = self.clock.now()
+        if now_unix_s - self._asked_unix_s < ASK_EVERY_S:
             return
-        self._asked_unix_s = self.clock.now()
+        self._asked_unix_s = now_unix_s
         try:
             shown = self.cloud.get(self.ref)
         except Exception as exc:
             logger.warning("%s: whether %s still runs is not known: %s", self.ref.vendor, self.ref.name, exc)
             return
-        self._n_absent = self._n_absent + 1 if shown is None else 0
-        if self._n_absent >= 2 or (shown is not None and shown.state in ENDED):
-            state = shown.state if shown is not None else "gone"
-            raise ServerGoneError(
-                f"{self.ref.vendor}: {self.ref.name} no longer answers, and the vendor says that it is {state}.",
-                reason="server_gone",
-                next_step="What it had measured is kept; start the sweep again for the rest.",
-            )
+        if shown is not None:
+            self._absent_since_unix_s = None
+            if shown.state in ENDED:
+                raise self._gone(shown.state)
+        elif self._absent_since_unix_s is None:
+            self._absent_since_unix_s = now_unix_s
+        elif now_unix_s - self._absent_since_unix_s >= self.cloud.traits.visibility_lag_s:
+            raise self._gone("gone")
+
+    def _gone(self, state: str) -> ServerGoneError:
+        return ServerGoneError(
+            f"{self.ref.vendor}: {self.ref.name} no longer answers, and the vendor says that it is {state}.",
+            reason="server_gone",
+            next_step="What it had measured is kept; start the sweep again for the rest.",
+        )
 
 
 @dataclass(frozen=True)
