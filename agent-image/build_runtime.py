@@ -25,8 +25,10 @@ from pathlib import Path
 sys.path += [folder for folder in map(str, Path(__file__).resolve().parents[:2]) if folder not in sys.path]
 
 from runtime_compile import LIBRARY_TREE, PROGRAM_TREE, Compiler, find_toolchain
+from runtime_cuda import add_cuda, toolkit_root
 from runtime_layout import (
     CPU_LIBRARY,
+    MANIFEST,
     Runtime,
     collect_program,
     describe,
@@ -35,7 +37,7 @@ from runtime_layout import (
     strip_symbols,
 )
 from runtime_recipe import LOCK_FILE, CpuBuild, Recipe, load_recipe
-from runtime_source import Say, fetch_source, unpack_source, verified
+from runtime_source import Say, fetch_source, sha256_of, unpack_source, verified
 
 from tasks.domain.errors import TokensweepError
 
@@ -58,16 +60,18 @@ def ensure_runtime(
     *,
     arch: str | None = None,
     source_file: Path | None = None,
+    cuda_toolkit: Path | None = None,
     lock_file: Path = LOCK_FILE,
     progress: Say = say,
 ) -> Runtime:
     """The runtime for `arch` (this machine's unless given) in `cache`, built if it is not there (minutes, once).
 
+    With `cuda_toolkit`, the folder of a toolkit, it has the CUDA backend too, over each of the CPU builds.
     Of concurrent callers, processes too, one builds and the others wait. Raises ConfigError when a compiler is missing
     or the source is not the pinned one, TokensweepError when the build fails; neither leaves half a runtime.
     """
     cache = cache.expanduser().absolute()
-    recipe = load_recipe(arch or platform.machine(), lock_file)
+    recipe = load_recipe(arch or platform.machine(), lock_file, cuda=cuda_toolkit is not None)
     folder = cache / recipe.runtime_id
     found = read_runtime(folder)
     if found is not None:
@@ -80,7 +84,7 @@ def ensure_runtime(
         work = cache / f".{recipe.runtime_id}.building"
         shutil.rmtree(work, ignore_errors=True)  # of a build that was killed: the lock says that nobody uses it
         try:
-            _build(recipe, cache, work, source_file, progress)
+            _build(recipe, cache, work, source_file, cuda_toolkit, progress)
             shutil.rmtree(folder, ignore_errors=True)
             (work / "runtime").rename(folder)
         finally:
@@ -93,10 +97,23 @@ def ensure_runtime(
     return runtime
 
 
-def _build(recipe: Recipe, cache: Path, work: Path, source_file: Path | None, progress: Say) -> None:
+def export(runtime: Runtime, folder: Path) -> None:
+    """Copy what a server or an image is made from into `folder`, with the checksums of both files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = (runtime.tarball, runtime.path / MANIFEST)
+    for file in files:
+        shutil.copyfile(file, folder / file.name)
+    sums = "".join(f"{sha256_of(file)}  {file.name}\n" for file in files)
+    (folder / "SHA256SUMS").write_text(sums, encoding="ascii")
+
+
+def _build(
+    recipe: Recipe, cache: Path, work: Path, source_file: Path | None, cuda_toolkit: Path | None, progress: Say
+) -> None:
     """Make the finished folder `work`/runtime; on failure the log stays in the cache."""
     began_s, cpu_before_s = time.monotonic(), _children_cpu_s()
     tools = find_toolchain(recipe.arch)
+    cuda_root = toolkit_root(cuda_toolkit) if cuda_toolkit else None
     if source_file is not None:
         archive = verified(source_file, recipe.source)
     else:
@@ -117,6 +134,8 @@ def _build(recipe: Recipe, cache: Path, work: Path, source_file: Path | None, pr
     _take_cpu_library(tree, out, last)
     for build in others:
         _take_cpu_library(compiler.compile("ggml-cpu", work / build.name, build, LIBRARY_TREE), out, build)
+    if recipe.cuda and cuda_root:
+        add_cuda(compiler, cuda_root, recipe.cuda, work, out)
     shutil.copyfile(source / "LICENSE", out / "licenses" / "llama.cpp")
     strip_symbols(out, tools.strip)
     cmake = subprocess.run([tools.cmake, "--version"], capture_output=True, text=True, check=True).stdout.split("\n")[0]
@@ -174,13 +193,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--cache", type=Path, metavar="DIR", help="cache folder instead of $TOKENSWEEP_CACHE")
     parser.add_argument("--arch", help="x86_64 or aarch64; another than this machine's needs a cross compiler")
     parser.add_argument("--source", type=Path, metavar="FILE", help="the source archive, already downloaded")
+    parser.add_argument(
+        "--cuda", type=Path, metavar="DIR", help="with the CUDA backend, compiled by the toolkit in DIR"
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="copy the tarball, its manifest and SHA256SUMS there")
     options = parser.parse_args(argv)
     try:
         cache = options.cache / "runtime" if options.cache else default_cache()
-        runtime = ensure_runtime(cache, arch=options.arch, source_file=options.source)
+        runtime = ensure_runtime(cache, arch=options.arch, source_file=options.source, cuda_toolkit=options.cuda)
     except TokensweepError as exc:
         print(f"error: {exc}", file=sys.stderr)
         return exc.exit_code
+    if options.out:
+        export(runtime, options.out)
     print(runtime.path)
     return 0
 

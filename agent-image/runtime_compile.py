@@ -94,7 +94,14 @@ class Compiler:
     log: Path
     progress: Say
 
-    def compile(self, target: str, tree: Path, build: CpuBuild, per_target: tuple[str, ...]) -> Path:
+    def compile(
+        self,
+        target: str,
+        tree: Path,
+        build: CpuBuild,
+        per_target: tuple[str, ...],
+        job_memory_bytes: int = JOB_MEMORY_BYTES,
+    ) -> Path:
         """Configure `tree` for `build`, make `target` in it and return the tree."""
         tree.mkdir()
         hook = tree / "optimise.cmake"
@@ -120,7 +127,7 @@ class Compiler:
         what = f"{target} ({build.name})"
         configure = [self.tools.cmake, "-S", str(self.source), "-B", str(tree), "-G", "Ninja"]
         self._run([*configure, *(f"-D{option}" for option in options)], f"configure {what}")
-        jobs = max(1, min(len(os.sched_getaffinity(0)), _available_memory_bytes() // JOB_MEMORY_BYTES))
+        jobs = max(1, min(len(os.sched_getaffinity(0)), _available_memory_bytes() // job_memory_bytes))
         self._run([self.tools.ninja, "-C", str(tree), f"-j{jobs}", target], f"compile {what} with {jobs} jobs")
         return tree
 

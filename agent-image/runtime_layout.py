@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime_recipe import Recipe
+from runtime_recipe import CUDA, Recipe, manifest_builds
 
 from tasks.domain.errors import ConfigError
 
@@ -87,8 +87,9 @@ def _of_compiler(name: str, compiler: str) -> Path:
 
 
 def strip_symbols(out: Path, strip: str) -> None:
-    ours = [out / "bin" / PROGRAM, *(out / "lib").iterdir(), *(out / "builds").rglob("*.so.*")]
-    subprocess.run([strip, "--strip-unneeded", *map(str, ours)], check=True)
+    ours = [out / "bin" / PROGRAM, *(out / "lib").iterdir(), *(out / "builds").rglob("libggml*.so.*")]
+    files = [str(path) for path in ours if not path.is_symlink()]
+    subprocess.run([strip, "--strip-unneeded", *files], check=True)
 
 
 def _min_kernel(out: Path) -> str:
@@ -114,8 +115,10 @@ def _readelf(option: str, path: Path) -> str:
 
 def describe(folder: Path, recipe: Recipe, compiler: str, cmake: str) -> dict[str, Any]:
     """The manifest of a laid out folder. It holds no times and no paths of this machine: same input, same bytes."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in (MANIFEST, TARBALL))
-    return {
+    found = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in (MANIFEST, TARBALL))
+    files = [path for path in found if not path.is_symlink()]
+    links = {path.relative_to(folder).as_posix(): str(path.readlink()) for path in found if path.is_symlink()}
+    manifest = {
         "runtime_id": recipe.runtime_id,
         "layout": recipe.layout,
         "llama_cpp_commit": recipe.source.commit,
@@ -130,10 +133,7 @@ def describe(folder: Path, recipe: Recipe, compiler: str, cmake: str) -> dict[st
         "baseline": recipe.baseline,
         "options": list(recipe.options),
         "selection": SELECTION,
-        "builds": [
-            {"name": build.name, "cpu_flags": list(build.cpu_flags), "options": list(build.options)}
-            for build in recipe.builds
-        ],
+        "builds": manifest_builds(recipe),
         "files": [
             {
                 "path": path.relative_to(folder).as_posix(),
@@ -143,12 +143,15 @@ def describe(folder: Path, recipe: Recipe, compiler: str, cmake: str) -> dict[st
             for path in files
         ],
     }
+    return manifest if recipe.cuda is None else {**manifest, "variant": CUDA, "links": links}
 
 
 def finish(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Write the manifest, set the modes and pack all of it into runtime.tar.gz."""
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     for path in folder.rglob("*"):
+        if path.is_symlink():
+            continue
         program = path.parent.name == "bin" or path.name.startswith("ld")  # the loader is started by the launcher
         path.chmod(0o755 if path.is_dir() or program else 0o644)
     pack(folder, folder / TARBALL)

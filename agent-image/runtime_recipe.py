@@ -12,6 +12,7 @@ from typing import Any
 from tasks.domain.errors import ConfigError
 
 LOCK_FILE = Path(__file__).resolve().with_name("runtime.lock.toml")
+CUDA = "cuda"
 ARCH_NAMES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
@@ -39,6 +40,20 @@ class CpuBuild:
 
 
 @dataclass(frozen=True)
+class CudaBuild:
+    """The CUDA backend, which is laid over each CPU build.
+
+    `architectures` are CMake's names; `min_driver` is the oldest driver that `toolkit`'s programs start with.
+    """
+
+    toolkit: str
+    min_driver: str
+    compute_capabilities: tuple[str, ...]
+    architectures: tuple[str, ...]
+    options: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Recipe:
     """`builds` are best first; `baseline` is the compiler flag for everything but libggml-cpu."""
 
@@ -48,15 +63,20 @@ class Recipe:
     options: tuple[str, ...]
     baseline: str
     builds: tuple[CpuBuild, ...]
+    cuda: CudaBuild | None = None
 
     @property
     def runtime_id(self) -> str:
         """Names the folder in the cache: the same commit, options and architecture always give the same name."""
-        content = json.dumps(asdict(self), sort_keys=True).encode()
-        return f"llama.cpp-{self.source.commit}-{self.arch}-{hashlib.sha256(content).hexdigest()[:10]}"
+        content = asdict(self)
+        if self.cuda is None:
+            del content["cuda"]  # what has no CUDA is named by what it has
+        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
+        variant = "" if self.cuda is None else f"-cuda{self.cuda.toolkit}"
+        return f"llama.cpp-{self.source.commit}-{self.arch}{variant}-{digest}"
 
 
-def load_recipe(arch: str, lock_file: Path = LOCK_FILE) -> Recipe:
+def load_recipe(arch: str, lock_file: Path = LOCK_FILE, *, cuda: bool = False) -> Recipe:
     """The recipe for `arch` as `platform.machine()` names it. Raises ConfigError where there is none."""
     lock: dict[str, Any] = tomllib.loads(lock_file.read_text(encoding="utf-8"))
     arch = ARCH_NAMES.get(arch.lower(), arch)
@@ -67,6 +87,12 @@ def load_recipe(arch: str, lock_file: Path = LOCK_FILE) -> Recipe:
             reason="unsupported_arch",
             next_step=f"Add a table [arch.{arch}] with its builds to {lock_file.name}.",
         )
+    if cuda and arch not in lock["cuda"]["archs"]:
+        raise ConfigError(
+            f"There is no CUDA runtime for the architecture {arch}, only for {', '.join(lock['cuda']['archs'])}.",
+            reason="unsupported_arch",
+            next_step=f"Add it to [cuda] in {lock_file.name}, and its packages to requirements.cuda.txt.",
+        )
     return Recipe(
         layout=lock["layout"],
         arch=arch,
@@ -76,4 +102,48 @@ def load_recipe(arch: str, lock_file: Path = LOCK_FILE) -> Recipe:
         builds=tuple(
             CpuBuild(build["name"], tuple(build["cpu_flags"]), tuple(build["options"])) for build in chosen["builds"]
         ),
+        cuda=_cuda(lock["cuda"]) if cuda else None,
     )
+
+
+def _cuda(table: dict[str, Any]) -> CudaBuild:
+    return CudaBuild(
+        toolkit=table["toolkit"],
+        min_driver=table["min_driver"],
+        compute_capabilities=tuple(table["compute_capabilities"]),
+        architectures=tuple(table["architectures"]),
+        options=tuple(table["options"]),
+    )
+
+
+def combined_name(cpu: CpuBuild) -> str:
+    return f"{CUDA}+{cpu.name}"
+
+
+def manifest_builds(recipe: Recipe) -> list[dict[str, Any]]:
+    """Every build as the manifest lists it, best first: CUDA over each of the CPU builds, then these alone.
+
+    What has a `backend` needs a GPU, and says which driver and which GPUs it is for.
+    """
+    plain = [
+        {"name": build.name, "cpu_flags": list(build.cpu_flags), "options": list(build.options)}
+        for build in recipe.builds
+    ]
+    if recipe.cuda is None:
+        return plain
+    needs = {
+        "backend": CUDA,
+        "toolkit": recipe.cuda.toolkit,
+        "min_driver": recipe.cuda.min_driver,
+        "compute_capabilities": list(recipe.cuda.compute_capabilities),
+    }
+    over = [
+        {
+            "name": combined_name(build),
+            "cpu_flags": list(build.cpu_flags),
+            "options": [*build.options, *recipe.cuda.options],
+            **needs,
+        }
+        for build in recipe.builds
+    ]
+    return [*over, *plain]
