@@ -34,16 +34,21 @@ async def _serve_deployments() -> None:
     from prefect import aserve
 
     from flows.catalog import catalog
+    from flows.land import land
+    from flows.one import one
     from flows.reap import reap
     from flows.shards import shard
     from flows.sweep import sweep
 
     plan_only = {"request": {"preset": "local", "mode": "plan"}}
+    one_plan_only = {"request": {"preset": "local", "server": "cpu1-mem512m-1000mbit", "mode": "plan"}}
     await aserve(
         await sweep.ato_deployment("adhoc", tags=["sweep"], parameters=plan_only),
         await sweep.ato_deployment("weekly", tags=["sweep"], cron="0 3 * * 1", paused=True, parameters=plan_only),
+        await one.ato_deployment("one", tags=["sweep"], parameters=one_plan_only),
         await shard.ato_deployment("worker", tags=["sweep", "shard"], enforce_parameter_schema=False),
         await catalog.ato_deployment("daily", tags=["catalog"], cron="30 2 * * *", paused=True),
+        await land.ato_deployment("hourly", tags=["land"], cron="17 * * * *", paused=True),
         await reap.ato_deployment("cron", tags=["reap"], cron=REAP_CRON),
         pause_on_shutdown=False,
         limit=8,

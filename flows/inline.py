@@ -22,14 +22,20 @@ from tasks.wiring import Services
 
 # Prefect on SQLite answers 503 when more than a few subflows start at once (measured: 34 of 250 were lost).
 STARTS_AT_ONCE = 4
+STARTS_AT_ONCE_ON_WORKERS = 16
+"""Where there are workers, Prefect has PostgreSQL; its client has 16 connections."""
 
 
 async def run_inline(
-    prepared: PreparedSweep, chosen: Sequence[PlannedServer], services: Services
+    prepared: PreparedSweep,
+    chosen: Sequence[PlannedServer],
+    services: Services,
+    *,
+    starts_at_once: int = STARTS_AT_ONCE,
 ) -> list[ServerReport]:
     """One report per chosen server, in their order. When this is cancelled every server is torn down first."""
     places = asyncio.Semaphore(prepared.preset.max_parallel)
-    gate = asyncio.Semaphore(STARTS_AT_ONCE)
+    gate = asyncio.Semaphore(starts_at_once)
     start_gate.set(gate)
     log = get_run_logger()
     progress = SweepProgress(prepared.plan.sweep_id, len(chosen), prepared.plan.max_usd)

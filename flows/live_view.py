@@ -17,9 +17,18 @@ from tasks.steps import QuietBar, Timeline
 class LiveView:
     """Takes in the events of one server run, in order."""
 
-    def __init__(self, plan: RunPlan, timeline: Timeline, log: logging.Logger | logging.LoggerAdapter[Any]) -> None:
+    def __init__(
+        self,
+        plan: RunPlan,
+        timeline: Timeline,
+        log: logging.Logger | logging.LoggerAdapter[Any],
+        *,
+        cell_lines: bool = True,
+    ) -> None:
         self.plan, self.timeline, self.log = plan, timeline, log
         self.n_cells = len(plan.cells())
+        # A line for each cell of thousands of servers would be most of what Prefect has to store.
+        self.level = logging.INFO if cell_lines else logging.DEBUG
         self.n_done = 0
         self.running: dict[str, QuietBar] = {}
 
@@ -61,7 +70,7 @@ class LiveView:
         cell, samples = event["cell"], event["samples_s"]
         if samples:
             speed = cell["n_tokens"] / sorted(samples)[len(samples) // 2]
-            self.log.info("%s %s%d: %.1f tokens/s", cell["model"], cell["task"], cell["n_tokens"], speed)
+            self.log.log(self.level, "%s %s%d: %.1f tokens/s", cell["model"], cell["task"], cell["n_tokens"], speed)
 
     def _on_Decision(self, event: dict[str, Any]) -> None:
         if event.get("action") == "resolve":

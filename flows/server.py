@@ -127,6 +127,7 @@ class _Run:
             llama_cpp_commit=engine.llama_cpp_commit,
             agent_version=engine.agent_version,
             spot=order.spot,
+            vendor=order.vendor,
         )
         self.cancel = threading.Event()
         self.spool_path = services.settings.spool_dir / f"{plan.server_run_id}.jsonl"
@@ -210,7 +211,7 @@ class _Run:
     async def _follow(self, host: Host) -> None:
         """Follow the agent; a copy of every event goes to the live view (tasks and progress in the UI)."""
         loop = asyncio.get_running_loop()
-        view = LiveView(self.plan, self.timeline, self.log)
+        view = LiveView(self.plan, self.timeline, self.log, cell_lines=self.order.bars)
         queue: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
 
         def on_event(event: dict[str, Any]) -> None:

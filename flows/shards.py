@@ -19,7 +19,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 from prefect.states import Cancelled
 
-from flows.inline import run_inline
+from flows.inline import STARTS_AT_ONCE_ON_WORKERS, run_inline
 from flows.orders import key
 from flows.request import ShardRequest, SweepRequest
 from flows.server import ServerReport
@@ -65,7 +65,7 @@ async def _shard(request: ShardRequest) -> int:
     busy = await in_thread(_busy, services, request.sweep_id)
     chosen = [planned for planned in prepared.to_run() if key(planned) in wanted - busy]
     await in_thread(configure_vendors, prepared, services)
-    found = await run_inline(prepared, chosen, services)
+    found = await run_inline(prepared, chosen, services, starts_at_once=STARTS_AT_ONCE_ON_WORKERS)
     return sum(report.outcome not in ("completed", "gated") for report in found)
 
 

@@ -20,6 +20,8 @@ from tasks.wiring import Services
 
 HEARTBEAT_FRESH_S = 120.0
 PROVE_S = 30.0
+UNKNOWN_AFTER_S = 600.0
+"""A run writes its plan a moment before it is in the ledger."""
 
 _passing = threading.Lock()
 
@@ -36,6 +38,54 @@ class Recovered:
 def recover(services: Services) -> list[Recovered]:
     """Land the spools of runs whose controller is provably dead. A second call finds nothing more to do."""
     return [_recover_one(services, run) for run in services.ledger.abandoned_runs()]
+
+
+def land_leftovers(services: Services) -> list[Recovered]:
+    """Land every spool of this machine that nobody follows any more: of dead controllers, of runs whose landing
+    failed, and of runs that a lost ledger does not know. A second call finds nothing more to do."""
+    found = recover(services)
+    done = {recovered.run.server_run_id for recovered in found}
+    for plan_path in sorted(services.settings.spool_dir.glob("*.plan.json")):
+        server_run_id = plan_path.name.removesuffix(".plan.json")
+        run = services.ledger.server_run(server_run_id)
+        begins = run is None and time.time() - plan_path.stat().st_mtime < UNKNOWN_AFTER_S
+        if server_run_id in done or begins or (run is not None and run.state is RunState.RUNNING):
+            continue
+        if run is not None and run.state is RunState.LANDED:  # it was killed between landing and tidying up
+            for path in services.settings.spool_dir.glob(f"{server_run_id}.*"):
+                path.unlink(missing_ok=True)
+            continue
+        try:
+            found.append(_recover_one(services, _taken_over(services, plan_path, run)))
+        except (TokensweepError, ValueError, TypeError, OSError) as exc:
+            found.append(Recovered(run or _unknown(server_run_id, plan_path), False, str(exc)))
+    return found
+
+
+def _taken_over(services: Services, plan_path: Path, known: ServerRun | None) -> ServerRun:
+    """The run of a spool as one of this process; for a run that the ledger knows as ended, or not at all."""
+    plan = RunPlan.from_json(plan_path.read_text())
+    spool = plan_path.with_name(f"{plan.server_run_id}.jsonl")
+    vendor = known.vendor if known else RunRecord.read_beside(spool, 0.0).vendor
+    return services.ledger_of(vendor).begin_run(
+        plan.server_run_id, sweep_id=plan.sweep_id, server=plan.server, vendor=vendor, spool_path=str(spool)
+    )
+
+
+def _unknown(server_run_id: str, plan_path: Path) -> ServerRun:
+    return ServerRun(
+        server_run_id=server_run_id,
+        sweep_id="",
+        server="",
+        vendor="",
+        state=RunState.INTERRUPTED,
+        spool_path=str(plan_path),
+        started_unix_s=0.0,
+        ended_unix_s=None,
+        controller="",
+        host="",
+        pid=0,
+    )
 
 
 def _recover_one(services: Services, run: ServerRun) -> Recovered:

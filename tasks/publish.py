@@ -46,13 +46,14 @@ class RunRecord:
     phases: list[ControllerPhase] = field(default_factory=list)
     engine: str = "llama.cpp"
     spot: bool = False
+    vendor: str = ""
     now: Callable[[], float] = time.time
 
     def write_beside(self, spool_path: Path) -> None:
         """Keep what is known from the beginning, for whoever lands the run if this process dies."""
         known: dict[str, Any] = {"isolation": self.isolation, "llama_cpp_commit": self.llama_cpp_commit}
         known |= {"agent_version": self.agent_version, "engine": self.engine}
-        known |= {"spot": self.spot}
+        known |= {"spot": self.spot, "vendor": self.vendor}
         spool_path.with_suffix(".record.json").write_text(json.dumps(known))
 
     @classmethod

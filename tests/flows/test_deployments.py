@@ -6,36 +6,64 @@ from typing import Any
 
 import pytest
 import yaml
-from prefect.flows import load_flow_from_entrypoint
+from prefect.exceptions import ParameterTypeError
+from prefect.flows import Flow, load_flow_from_entrypoint
 
 from tests.e2e.product import CHECKOUT, SERVER, Product
 from tests.flows.deploying import execute
 from tests.flows.prefect_rest import Prefect, RefusedError, eventually
 
 DEPLOYMENTS: list[dict[str, Any]] = yaml.safe_load((CHECKOUT / "prefect.yaml").read_text())["deployments"]
+SAMPLES: dict[str, dict[str, Any]] = {
+    "shard": {
+        "request": {
+            "sweep": {"preset": "sim", "mode": "run", "max_usd": 5.0, "fan_out": "workers"},
+            "sweep_id": "sim-0123456789",
+            "number": 1,
+            "servers": ["sim/c3a-8"],
+        }
+    }
+}
+"""What a sweep gives to the flows that only it starts."""
 
 
 @pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda d: d["name"])
 def test_entry_points_load_and_take_their_parameters(deployment: dict[str, Any]) -> None:
-    flow = load_flow_from_entrypoint(deployment["entrypoint"])
-    assert flow.name in ("sweep", "shard", "reap", "catalog") and deployment["description"]
+    flow: Flow[..., Any] = load_flow_from_entrypoint(deployment["entrypoint"])
+    assert flow.name in ("sweep", "server", "shard", "reap", "catalog", "land") and deployment["description"]
+    validated = flow.validate_parameters(SAMPLES.get(flow.name, {}) | deployment.get("parameters", {}))
     if flow.name == "shard":
-        return  # its sweep gives it its part
-    validated = flow.validate_parameters(deployment.get("parameters", {}))
-    if "request" in validated:
+        assert validated["request"].sweep.fan_out == "workers" and validated["request"].servers == ["sim/c3a-8"]
+    elif "request" in validated:
         assert (CHECKOUT / "deployments" / "presets" / f"{validated['request'].preset}.yaml").is_file()
 
 
+def test_a_shard_without_its_part_is_refused() -> None:
+    flow: Flow[..., Any] = load_flow_from_entrypoint("flows.shards.shard")
+    with pytest.raises(ParameterTypeError, match="servers"):
+        flow.validate_parameters({"request": {"sweep": {}, "sweep_id": "tiny-0", "number": 1}})
+
+
 def test_everything_deploys_and_no_schedule_spends_money_by_itself(deployments: dict[str, dict[str, Any]]) -> None:
-    assert set(deployments) == {"sweep/adhoc", "sweep/weekly", "shard/worker", "catalog/daily", "reap/cron"}
+    assert set(deployments) == {
+        "sweep/adhoc",
+        "sweep/weekly",
+        "server/one",
+        "shard/worker",
+        "catalog/daily",
+        "reap/cron",
+        "land/hourly",
+    }
     schedules = {
         name: [(s["schedule"]["cron"], s["active"]) for s in d["schedules"]] for name, d in deployments.items()
     }
     assert schedules["sweep/adhoc"] == []
     assert [active for _, active in schedules["sweep/weekly"]] == [False]
     assert [active for _, active in schedules["catalog/daily"]] == [False]
+    assert [active for _, active in schedules["land/hourly"]] == [False]
     assert [active for _, active in schedules["reap/cron"]] == [True], "the reaper runs from the start"
-    assert deployments["sweep/adhoc"]["parameters"]["request"]["mode"] == "plan"
+    for name in ("sweep/adhoc", "server/one"):
+        assert deployments[name]["parameters"]["request"]["mode"] == "plan"
 
 
 def test_a_run_without_a_money_cap_is_refused_by_the_server(

@@ -41,9 +41,9 @@ def test_a_sweep_is_started_from_the_form_and_cancelled_from_the_page(
     running, prefect, address = ui
     page = httpx.get(address, follow_redirects=True)
     assert page.status_code == 200 and "<html" in page.text
-    deployments = eventually(lambda: prefect.post("/deployments/filter", {}), lambda found: len(found) >= 5)
+    deployments = eventually(lambda: prefect.post("/deployments/filter", {}), lambda found: len(found) >= 7)
     ids = {d["name"]: d["id"] for d in deployments}
-    assert set(ids) == {"adhoc", "weekly", "worker", "daily", "cron"}
+    assert set(ids) == {"adhoc", "weekly", "one", "worker", "daily", "hourly", "cron"}
 
     form = {"request": {"preset": "long", "mode": "run", "max_usd": 1.0}}
     sweep = prefect.post(f"/deployments/{ids['adhoc']}/create_flow_run", {"parameters": form})["id"]
