@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -27,6 +28,8 @@ from tasks.wiring import Services
 
 P = ParamSpec("P")
 PUBLISH_S = 30.0
+SHOW_EVERY_S = 2.0
+"""Progress of a large sweep; each is a call to Prefect and one to the ledger."""
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +71,7 @@ class SweepProgress:
     def __init__(self, sweep_id: str, total: int, cap_usd: Decimal) -> None:
         self.sweep_id, self.total, self.cap_usd, self.n_done = sweep_id, total, cap_usd, 0
         self.budget_told = False
+        self._shown_s = float("-inf")
         self.artifact_id: UUID | None = None
 
     @best_effort
@@ -81,6 +85,9 @@ class SweepProgress:
     async def done(self, server: str, outcome: str, services: Services) -> None:
         """One more server; four fifths of the cap are told once, as an event."""
         self.n_done += 1
+        if self.n_done < self.total and time.monotonic() - self._shown_s < SHOW_EVERY_S:
+            return
+        self._shown_s = time.monotonic()
         spent = await in_thread(services.ledger.spent, self.sweep_id)
         if not self.budget_told:
             self.budget_told = tell_budget(self.sweep_id, spent.committed_usd, self.cap_usd)
