@@ -41,8 +41,11 @@ GPUS = (("NVIDIA L4", 24, 300e9, 0.7), ("NVIDIA A10G", 24, 600e9, 1.0), ("Tesla 
         ("NVIDIA A100-SXM4-80GB", 80, 2039e9, 4.1), ("NVIDIA H100 80GB HBM3", 80, 3352e9, 6.9))  # fmt: skip
 
 
-def write_fleet(root: Path, n_servers: int, *, n_sweeps: int = 1, seed: int = 7) -> int:
-    """Write the sweeps; returns the number of cells. Each sweep measures every server once, about a month apart."""
+def write_fleet(root: Path, n_servers: int, *, n_sweeps: int = 1, seed: int = 7, samples: bool = False) -> int:
+    """Write the sweeps; returns the number of cells. Each sweep measures every server once, about a month apart.
+
+    `samples`: every repeat of every measured cell as well.
+    """
     rng = np.random.default_rng(seed)
     servers = [_server(i, rng) for i in range(n_servers)]
     n_cells = 0
@@ -51,6 +54,8 @@ def write_fleet(root: Path, n_servers: int, *, n_sweeps: int = 1, seed: int = 7)
         began = START + timedelta(days=30 * number)
         frames = _sweep(sweep_id, servers, began, rng)
         n_cells += frames["cells"].height
+        if samples:
+            frames = {"samples": _samples(frames["cells"], rng), **frames}
         for name, frame in frames.items():
             path = root / name / f"sweep={sweep_id}" / "compacted-000001-fleet.parquet"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -175,6 +180,24 @@ def _sweep(sweep_id: str, servers: list[dict[str, Any]], began: datetime, rng: n
         "resources": _typed("resources", _resources(sweep_id, servers, run_ids, began)),
         "server_runs": _typed("server_runs", _runs(sweep_id, servers, run_ids, began, outcome)),
     }
+
+
+def _samples(cells: pl.DataFrame, rng: np.random.Generator) -> pl.DataFrame:
+    """The repeats of measured cells, spread about their median as wide as the cell says."""
+    keys = ("sweep_id", "server_run_id", "vendor", "server", "schema_version", "model", "task", "n_tokens")
+    frame = (
+        cells.lazy()
+        .filter(pl.col("outcome") == "measured")
+        .select(*keys, "tok_per_s_median", "tok_per_s_cv", k=pl.int_ranges(1, pl.col("n_samples") + 1))
+        .explode("k")
+        .collect()
+    )
+    off = pl.Series(rng.normal(0, 1, frame.height))
+    frame = frame.with_columns(tok_per_s=pl.col("tok_per_s_median") * (1 + pl.col("tok_per_s_cv") * off.clip(-3, 3)))
+    return _typed(
+        "samples",
+        frame.with_columns(duration_s=pl.col("n_tokens") / pl.col("tok_per_s"), source=pl.lit("row")),
+    )
 
 
 def _head(sweep_id: str, servers: list[dict[str, Any]], run_ids: list[str]) -> dict[str, Any]:

@@ -1,9 +1,12 @@
 """How fast does the lake answer? Every view, the questions of a person, and the same questions on a SQLite file of the
-predecessor's shape (benchmark_score with a JSON config, server_price), on lakes of made-up fleets."""
+predecessor's shape (benchmark_score with a JSON config, server_price), on lakes of made-up fleets; with
+TOKENSWEEP_TRACES on the published results as well. And the report: built, and painted by a browser."""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sqlite3
 import time
 from collections.abc import Callable
@@ -12,7 +15,9 @@ from pathlib import Path
 import polars as pl
 
 from tasks.lake import Lake, open_lake, query
+from tasks.lake.sparecores_land import import_sparecores
 from tasks.lake.sql_catalogue import CATALOGUE
+from tests.benchmarks.answers_report import measure_report
 from tests.benchmarks.result import Result, Table
 from tests.benchmarks.spread import spread
 from tests.benchmarks.workbench import Workbench
@@ -21,6 +26,9 @@ from tests.lake_fleet import write_fleet
 SMALL = (800, 1)
 LARGE = (2000, 40)
 """Servers and sweeps: 52,800 cells, and 5,280,000."""
+
+REPORT_SERVERS = 1600
+"""105,600 cells."""
 
 REPEATS = 5
 MODEL, FILE = "llama-7b", "llama-7b.Q4_K_M.gguf"
@@ -68,29 +76,41 @@ EXTRA = {
     "USD per 1M tokens, three kinds": f"FROM token_cost('{MODEL}', 512, 128)",
     "drift of one server": "FROM drift('{a}')",
     "flags, counted": "SELECT flags, count(*) FROM v_trust GROUP BY 1",
-    "coverage of a sweep": "FROM v_coverage WHERE sweep_id = 'fleet-00'",
+    "coverage of a sweep": "FROM v_coverage WHERE sweep_id = (SELECT max(sweep_id) FROM server_runs)",
 }
 
 
 def run(bench: Workbench) -> Result:
     result = Result("answers")
-    sizes = [SMALL] if bench.quick else [SMALL, LARGE]
-    for n_servers, n_sweeps in sizes:
+    traces = os.environ.get("TOKENSWEEP_TRACES")
+    if traces and not bench.quick:
+        root = bench.scratch / "imported"
+        import_sparecores(Path(traces), root, n_processes=len(os.sched_getaffinity(0)))
+        _measure(result, bench, root, "published results", whole=True)
+    for n_servers, n_sweeps in [SMALL] if bench.quick else [SMALL, LARGE]:
         root = bench.scratch / f"fleet-{n_servers}x{n_sweeps}"
-        n_cells = write_fleet(root, n_servers, n_sweeps=n_sweeps)
-        began = time.perf_counter()
-        with open_lake(root, documented=False) as lake:
-            opened_s = time.perf_counter() - began
-            _questions(result, lake, bench.scratch / f"predecessor-{n_cells}.sqlite", n_cells, opened_s)
-            _views(result, lake, n_cells, whole=(n_servers, n_sweeps) == SMALL)
+        write_fleet(root, n_servers, n_sweeps=n_sweeps, samples=True)
+        _measure(result, bench, root, "a made-up fleet", whole=(n_servers, n_sweeps) == SMALL)
+        shutil.rmtree(root)
+    measure_report(result, bench.scratch, REPORT_SERVERS // (10 if bench.quick else 1))
     return result
 
 
-def _questions(result: Result, lake: Lake, file: Path, n_cells: int, opened_s: float) -> None:
+def _measure(result: Result, bench: Workbench, root: Path, what: str, *, whole: bool) -> None:
+    began = time.perf_counter()
+    with open_lake(root, documented=False) as lake:
+        opened_s = time.perf_counter() - began
+        n_cells, n_repeats = query(lake, "SELECT (SELECT count(*) FROM cells), (SELECT count(*) FROM samples)").row(0)
+        title = f"{what}: {n_cells:,} cells, {n_repeats:,} repeats"
+        _questions(result, lake, bench.scratch / f"predecessor-{n_cells}.sqlite", title, opened_s)
+        _views(result, lake, title, whole=whole)
+
+
+def _questions(result: Result, lake: Lake, file: Path, title: str, opened_s: float) -> None:
     a, b = query(lake, "SELECT DISTINCT vendor || '/' || server AS s FROM v_latest ORDER BY 1 LIMIT 2")["s"]
     sqlite = predecessor(lake, file)
     table = Table(
-        f"questions over {n_cells:,} cells (opening the lake: {opened_s * 1e3:.0f} ms)",
+        f"questions, {title} (opening the lake: {opened_s * 1e3:.0f} ms)",
         ["question", "rows", "lake, ms", "SQLite, ms", "SQLite over lake"],
         [],
     )
@@ -98,38 +118,39 @@ def _questions(result: Result, lake: Lake, file: Path, n_cells: int, opened_s: f
         ours_s, n_rows = timed(lambda sql=sql: query(lake, sql).height)  # type: ignore[misc]
         theirs_s, _ = timed(lambda theirs=theirs: len(sqlite.execute(theirs).fetchall()))  # type: ignore[misc]
         table.rows.append([name, f"{n_rows:,}", ms(ours_s), ms(theirs_s), f"{theirs_s[0] / ours_s[0]:.1f}"])
-        result.raw[f"{n_cells} {name}"] = {"lake_s": ours_s, "sqlite_s": theirs_s}
+        result.raw[f"{title}: {name}"] = {"lake_s": ours_s, "sqlite_s": theirs_s}
     for name, template in EXTRA.items():
         sql = template.format(a=a, b=b)
         ours_s, n_rows = timed(lambda sql=sql: query(lake, sql).height)  # type: ignore[misc]
         table.rows.append([name, f"{n_rows:,}", ms(ours_s), "not asked", ""])
-        result.raw[f"{n_cells} {name}"] = {"lake_s": ours_s}
+        result.raw[f"{title}: {name}"] = {"lake_s": ours_s}
     result.tables.append(table)
     slowest = max(float(row[2].split()[0]) for row in table.rows)
-    result.findings.append(f"{n_cells:,} cells: the slowest question takes {slowest:.0f} ms")
+    result.findings.append(f"{title}: the slowest question takes {slowest:.0f} ms")
     sqlite.close()
 
 
-def _views(result: Result, lake: Lake, n_cells: int, *, whole: bool) -> None:
-    """All rows of every view for the small lake; of the large one, the rows of one sweep where a view has sweeps."""
-    what = "all rows of each view" if whole else "each view, counted"
-    table = Table(f"{what}, {n_cells:,} cells", ["view", "rows", "ms"], [])
-    slowest = 0.0
+def _views(result: Result, lake: Lake, title: str, *, whole: bool) -> None:
+    """whole: all rows come into Python. Else DuckDB makes every column of every row, and counts them."""
+    what = "all rows of each view" if whole else "each view, every column of all rows"
+    table = Table(f"{what}, {title}", ["view", "rows", "ms"], [])
+    slowest, slowest_s = "", 0.0
     for item in CATALOGUE:
         if item.kind != "VIEW":
             continue
-        sql = f"FROM {item.name}" if whole else f"SELECT count(*) AS n FROM {item.name}"
-        took_s, n_rows = timed(lambda sql=sql: _rows(lake, sql), REPEATS if whole else 2)  # type: ignore[misc]
+        sql = f"FROM {item.name}" if whole else f"SELECT count(*), count(COLUMNS(*)) FROM {item.name}"
+        took_s, n_rows = timed(lambda sql=sql: _rows(lake, sql, whole), REPEATS if whole else 2)  # type: ignore[misc]
         table.rows.append([item.name, f"{n_rows:,}", ms(took_s)])
-        result.raw[f"{n_cells} {item.name}"] = took_s
-        slowest = max(slowest, took_s[0])
+        result.raw[f"{title}: {item.name}"] = took_s
+        if took_s[0] > slowest_s:
+            slowest, slowest_s = item.name, took_s[0]
     result.tables.append(table)
-    result.findings.append(f"{n_cells:,} cells: the slowest view takes {slowest * 1e3:.0f} ms ({what})")
+    result.findings.append(f"{title}: the slowest view takes {slowest_s * 1e3:.0f} ms ({slowest}; {what})")
 
 
-def _rows(lake: Lake, sql: str) -> int:
+def _rows(lake: Lake, sql: str, whole: bool) -> int:
     found = query(lake, sql)
-    return int(found["n"][0]) if found.columns == ["n"] else found.height
+    return found.height if whole else int(found.row(0)[0])
 
 
 def timed(ask: Callable[[], int], repeats: int = REPEATS) -> tuple[tuple[float, float, float], int]:

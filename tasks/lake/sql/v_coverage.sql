@@ -10,11 +10,20 @@
 -- @main_detail What it said for one of them.
 -- of: cells
 CREATE VIEW v_coverage AS
-WITH counted AS (
+WITH reasons AS (
     SELECT
-        *,
-        count(*) OVER (PARTITION BY sweep_id, vendor, server, model, outcome = 'measured', reason) AS n_same_reason
+        sweep_id,
+        vendor,
+        server,
+        model,
+        weights,
+        outcome,
+        reason,
+        max(model_bytes) AS model_bytes,
+        count(*) AS n,
+        arg_min(detail, (task, n_tokens)) AS detail
     FROM v_sweep_cells
+    GROUP BY ALL
 )
 SELECT
     sweep_id,
@@ -23,15 +32,15 @@ SELECT
     model,
     weights,
     max(model_bytes) AS model_bytes,
-    count(*) AS n_cells,
-    count(*) FILTER (outcome = 'measured') AS n_measured,
-    count(*) FILTER (outcome = 'gated') AS n_gated,
-    count(*) FILTER (outcome = 'timed_out') AS n_timed_out,
-    count(*) FILTER (outcome = 'infeasible') AS n_infeasible,
-    count(*) FILTER (outcome = 'failed') AS n_failed,
-    count(*) FILTER (outcome = 'not_reached') AS n_not_reached,
-    first(reason ORDER BY n_same_reason DESC, reason, task, n_tokens) FILTER (outcome <> 'measured') AS main_reason,
-    first(detail ORDER BY n_same_reason DESC, reason, task, n_tokens) FILTER (outcome <> 'measured') AS main_detail
-FROM counted
+    CAST(sum(n) AS BIGINT) AS n_cells,
+    CAST(coalesce(sum(n) FILTER (outcome = 'measured'), 0) AS BIGINT) AS n_measured,
+    CAST(coalesce(sum(n) FILTER (outcome = 'gated'), 0) AS BIGINT) AS n_gated,
+    CAST(coalesce(sum(n) FILTER (outcome = 'timed_out'), 0) AS BIGINT) AS n_timed_out,
+    CAST(coalesce(sum(n) FILTER (outcome = 'infeasible'), 0) AS BIGINT) AS n_infeasible,
+    CAST(coalesce(sum(n) FILTER (outcome = 'failed'), 0) AS BIGINT) AS n_failed,
+    CAST(coalesce(sum(n) FILTER (outcome = 'not_reached'), 0) AS BIGINT) AS n_not_reached,
+    first(reason ORDER BY n DESC, reason, outcome) FILTER (outcome <> 'measured') AS main_reason,
+    first(detail ORDER BY n DESC, reason, outcome) FILTER (outcome <> 'measured') AS main_detail
+FROM reasons
 GROUP BY sweep_id, vendor, server, model, weights
 ORDER BY sweep_id, vendor, server, model_bytes, model;

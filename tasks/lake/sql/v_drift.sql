@@ -7,52 +7,81 @@
 -- @within_noise The two 95 % intervals meet; null where one has a single sample.
 -- @changed What else changed: engine, build, backend, methodology; empty where nothing is known to have.
 CREATE VIEW v_drift AS
-SELECT
-    * EXCLUDE (before),
-    before.at AS previous_at,
-    before.tok_per_s AS previous_tok_per_s,
-    tok_per_s_median / nullif(previous_tok_per_s, 0) AS ratio,
-    tok_per_s_ci95_low <= before.high AND before.low <= tok_per_s_ci95_high AS within_noise,
-    concat_ws(
-        ' ',
-        if(engine_commit IS DISTINCT FROM before.engine_commit, 'engine', NULL),
-        if(build IS DISTINCT FROM before.build, 'build', NULL),
-        if(backend IS DISTINCT FROM before.backend, 'backend', NULL),
-        if(methodology_version IS DISTINCT FROM before.methodology_version, 'methodology', NULL)
-    ) AS changed
-FROM (
+-- Runs and servers by numbers, so that the many rows of cells are sorted without their names; cells by a hash of 64
+-- bits: among a million of them the chance that any two share one is 3 in 100 million.
+WITH runs AS MATERIALIZED (
     SELECT
         sweep_id,
         server_run_id,
         vendor,
         server,
         place,
-        model,
-        weights,
-        task,
-        n_tokens,
-        coalesce(observed_at, run_started_at) AS measured_at,
-        tok_per_s_median,
-        tok_per_s_ci95_low,
-        tok_per_s_ci95_high,
-        engine_commit,
-        build,
-        backend,
         methodology_version,
+        started_at,
+        dense_rank() OVER (ORDER BY vendor, server) AS server_no,
+        row_number() OVER (ORDER BY started_at, server_run_id, sweep_id) AS run_no
+    FROM server_runs
+),
+pairs AS (
+    SELECT
+        r.run_no,
+        c.model,
+        c.weights,
+        c.task,
+        c.n_tokens,
+        coalesce(c.observed_at, r.started_at) AS measured_at,
+        c.tok_per_s_median,
+        c.tok_per_s_ci95_low,
+        c.tok_per_s_ci95_high,
+        c.engine_commit,
+        c.build,
+        c.backend,
         lag({
-            'at': coalesce(observed_at, run_started_at),
-            'tok_per_s': tok_per_s_median,
-            'low': tok_per_s_ci95_low,
-            'high': tok_per_s_ci95_high,
-            'engine_commit': engine_commit,
-            'build': build,
-            'backend': backend,
-            'methodology_version': methodology_version
+            'run_no': r.run_no,
+            'at': coalesce(c.observed_at, r.started_at),
+            'tok_per_s': c.tok_per_s_median,
+            'low': c.tok_per_s_ci95_low,
+            'high': c.tok_per_s_ci95_high,
+            'engine_commit': c.engine_commit,
+            'build': c.build,
+            'backend': c.backend
         }) OVER (
-            PARTITION BY vendor, server, model, weights, task, n_tokens
-            ORDER BY coalesce(observed_at, run_started_at), run_started_at, server_run_id
+            PARTITION BY hash(r.server_no, c.model, c.weights, c.task, c.n_tokens)
+            ORDER BY coalesce(c.observed_at, r.started_at), r.run_no
         ) AS before
-    FROM v_cells
-    WHERE outcome = 'measured' AND NOT resumed AND weights IS DISTINCT FROM 'simulated'
+    FROM cells AS c
+    JOIN runs AS r USING (sweep_id, server_run_id)
+    WHERE c.outcome = 'measured' AND NOT c.resumed AND c.weights IS DISTINCT FROM 'simulated'
 )
-WHERE before IS NOT NULL;
+SELECT
+    r.sweep_id,
+    r.server_run_id,
+    r.vendor,
+    r.server,
+    r.place,
+    c.model,
+    c.weights,
+    c.task,
+    c.n_tokens,
+    c.measured_at,
+    c.tok_per_s_median,
+    c.tok_per_s_ci95_low,
+    c.tok_per_s_ci95_high,
+    c.engine_commit,
+    c.build,
+    c.backend,
+    r.methodology_version,
+    c.before.at AS previous_at,
+    c.before.tok_per_s AS previous_tok_per_s,
+    c.tok_per_s_median / nullif(previous_tok_per_s, 0) AS ratio,
+    c.tok_per_s_ci95_low <= c.before.high AND c.before.low <= c.tok_per_s_ci95_high AS within_noise,
+    concat_ws(
+        ' ',
+        if(c.engine_commit IS DISTINCT FROM c.before.engine_commit, 'engine', NULL),
+        if(c.build IS DISTINCT FROM c.before.build, 'build', NULL),
+        if(c.backend IS DISTINCT FROM c.before.backend, 'backend', NULL),
+        if(r.methodology_version IS DISTINCT FROM p.methodology_version, 'methodology', NULL)
+    ) AS changed
+FROM pairs AS c
+JOIN runs AS r USING (run_no)
+JOIN runs AS p ON p.run_no = c.before.run_no;

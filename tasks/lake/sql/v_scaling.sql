@@ -18,11 +18,7 @@ WITH counted AS (
         c.weights,
         c.task,
         c.n_tokens,
-        if(
-            coalesce(h.n_gpus, 0) > 0 AND regexp_matches(coalesce(c.backend, 'CUDA'), 'CUDA|ROCm|Vulkan|SYCL') AND coalesce(c.ngl, -1) <> 0,
-            'gpu',
-            'cpu'
-        ) AS unit,
+        if(ran_on_gpu(h.n_gpus, c.backend, c.ngl), 'gpu', 'cpu') AS unit,
         if(unit = 'gpu', h.gpu_model, h.cpu_model) AS unit_model,
         if(unit = 'gpu', h.n_gpus, h.n_cpus) AS n_units,
         c.tok_per_s_median AS tok_per_s

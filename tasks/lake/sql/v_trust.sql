@@ -16,38 +16,41 @@
 -- @flags What is suspicious, separated by blanks; empty where nothing is.
 -- @n_flags How many, random_weights left out.
 CREATE VIEW v_trust AS
-WITH older AS (
-    SELECT sweep_id, server_run_id, model, task, n_tokens
-    FROM cells
-    ANTI JOIN v_latest USING (sweep_id, server_run_id, model, task, n_tokens)
-    WHERE outcome = 'measured' AND NOT resumed AND weights IS DISTINCT FROM 'simulated'
-    QUALIFY row_number() OVER (
-        PARTITION BY vendor, server, model, weights, task, n_tokens
-        ORDER BY (coalesce(observed_at, started_at, TIMESTAMPTZ '1970-01-01'), server_run_id) DESC
-    ) = 1
-),
-previous AS (
+-- The newest measurement of each cell and the one before it, found in one pass over few columns. v_latest takes the
+-- same newest ones, in the same order.
+WITH newest AS (
     SELECT
-        o.vendor,
-        o.server,
-        o.model,
-        o.weights,
-        o.task,
-        o.n_tokens,
-        coalesce(o.observed_at, o.started_at) AS at,
-        o.tok_per_s_median AS was,
-        o.tok_per_s_ci95_low AS low,
-        o.tok_per_s_ci95_high AS high,
-        concat_ws('|', o.engine_commit, o.build, o.backend) AS made,
-        p.methodology_version
-    FROM cells AS o
-    JOIN older USING (sweep_id, server_run_id, model, task, n_tokens)
-    JOIN server_runs AS p USING (sweep_id, server_run_id)
+        vendor,
+        server,
+        model,
+        weights,
+        task,
+        n_tokens,
+        arg_max(
+            {
+                'sweep_id': sweep_id,
+                'server_run_id': server_run_id,
+                'at': coalesce(observed_at, started_at),
+                'tok_per_s': tok_per_s_median,
+                'low': tok_per_s_ci95_low,
+                'high': tok_per_s_ci95_high,
+                'made': concat_ws('|', engine_commit, build, backend)
+            },
+            (coalesce(observed_at, started_at, TIMESTAMPTZ '1970-01-01'), server_run_id),
+            2
+        ) AS two
+    FROM cells
+    WHERE outcome = 'measured' AND NOT resumed AND weights IS DISTINCT FROM 'simulated'
+    GROUP BY ALL
+),
+pairs AS (
+    SELECT * EXCLUDE (two, weights), two[1].sweep_id AS sweep_id, two[1].server_run_id AS server_run_id, two[2] AS before
+    FROM newest
 )
 SELECT
     c.vendor,
     c.server,
-    c.place,
+    r.place,
     c.model,
     c.weights,
     c.task,
@@ -67,17 +70,24 @@ SELECT
     c.ngl,
     h.n_gpus,
     h.gpu_model,
-    r.peak_share,
-    d.was AS previous_tok_per_s,
-    c.tok_per_s_median / nullif(d.was, 0) AS drift_ratio,
-    c.price_usd_per_hour,
-    c.price_read_at,
-    (epoch(coalesce(c.observed_at, c.run_started_at)) - epoch(c.price_read_at)) / 86400 AS price_age_days,
-    c.usd_per_mtok,
-    coalesce(c.observed_at, c.run_started_at) AS measured_at,
+    roofline_needed(c.task, c.tok_per_s_median, c.model_bytes, c.n_params, c.arch)
+    / nullif(
+        roofline_peak(
+            c.task, ran_on_gpu(h.n_gpus, c.backend, c.ngl), h.n_gpus, h.gpu_flop_per_s, h.gpu_read_bytes_per_s,
+            h.memory_read_bytes_per_s, h.l3_bytes, c.model_bytes
+        ),
+        0
+    ) AS peak_share,
+    d.before.tok_per_s AS previous_tok_per_s,
+    c.tok_per_s_median / nullif(d.before.tok_per_s, 0) AS drift_ratio,
+    r.price_usd_per_hour,
+    r.price_read_at,
+    (epoch(coalesce(c.observed_at, r.started_at)) - epoch(r.price_read_at)) / 86400 AS price_age_days,
+    usd_per_mtok(r.price_usd_per_hour, c.tok_per_s_median) AS usd_per_mtok,
+    coalesce(c.observed_at, r.started_at) AS measured_at,
     c.source,
     c.engine_commit,
-    c.methodology_version,
+    r.methodology_version,
     c.sweep_id,
     c.server_run_id,
     concat_ws(
@@ -95,28 +105,27 @@ SELECT
             'cpu_on_gpu_server',
             NULL
         ),
-        if(NOT r.plausible, 'above_roofline', NULL),
+        if(peak_share > 1.05, 'above_roofline', NULL),
         if(
             abs(drift_ratio - 1) > 0.1
-            AND NOT coalesce(c.tok_per_s_ci95_low <= d.high AND d.low <= c.tok_per_s_ci95_high, false),
+            AND NOT coalesce(c.tok_per_s_ci95_low <= d.before.high AND d.before.low <= c.tok_per_s_ci95_high, false),
             if(
-                d.made = concat_ws('|', c.engine_commit, c.build, c.backend)
-                AND d.methodology_version = c.methodology_version
-                AND epoch(measured_at) - epoch(d.at) < 7 * 86400,
+                d.before.made = concat_ws('|', c.engine_commit, c.build, c.backend)
+                AND p.methodology_version = r.methodology_version
+                AND epoch(measured_at) - epoch(d.before.at) < 7 * 86400,
                 'twin_disagreement',
                 'drift'
             ),
             NULL
         ),
-        if(c.price_usd_per_hour IS NULL, 'price_unknown', NULL),
+        if(r.price_usd_per_hour IS NULL, 'price_unknown', NULL),
         if(price_age_days > 90, 'price_old', NULL),
         if(c.weights = 'random', 'random_weights', NULL)
     ) AS flags,
     len(string_split(nullif(trim(replace(flags, 'random_weights', '')), ''), ' ')) AS n_flags
-FROM v_latest AS c
-LEFT JOIN hardware AS h USING (sweep_id, server_run_id)
-LEFT JOIN v_throttling AS t USING (sweep_id, server_run_id)
-LEFT JOIN v_roofline AS r USING (sweep_id, server_run_id, model, weights, task, n_tokens)
-LEFT JOIN previous AS d ON
-    d.vendor = c.vendor AND d.server = c.server AND d.model = c.model AND d.task = c.task AND d.n_tokens = c.n_tokens
-    AND d.weights IS NOT DISTINCT FROM c.weights;
+FROM cells AS c
+JOIN pairs AS d USING (sweep_id, server_run_id, vendor, server, model, task, n_tokens)
+JOIN server_runs AS r USING (sweep_id, server_run_id)
+LEFT JOIN server_runs AS p ON p.sweep_id = d.before.sweep_id AND p.server_run_id = d.before.server_run_id
+LEFT JOIN v_hardware AS h USING (sweep_id, server_run_id)
+LEFT JOIN v_throttling AS t USING (sweep_id, server_run_id);

@@ -143,6 +143,7 @@ async function start() {
   let resizing = 0;
   addEventListener("resize", () => { clearTimeout(resizing); resizing = setTimeout(drawAll, 150); });
   addEventListener("beforeprint", () => { SHOWN.best = Math.max(SHOWN.best, 100); redraw("best"); });
+  document.documentElement.dataset.readyAt = performance.now().toFixed(1);
   document.documentElement.dataset.ready = "1";
 }
 
