@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 import logging
+import multiprocessing
+import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.table import Table
@@ -14,55 +19,94 @@ from rich.table import Table
 from tests.chaos.census import call_sites
 from tests.chaos.enumeration import AFTERMATHS, Tally, enumerate_memory, enumerate_vendor, sites_missed
 from tests.chaos.interleavings import Interleavings, run_interleavings
-from tests.chaos.scenarios import AT_EVERY_VENDOR
+from tests.chaos.scenarios import AT_EVERY_VENDOR, IN_MEMORY, Scenario
+from tests.chaos.trap import Point
 from tests.contract.worlds import names
 
 N_INTERLEAVINGS = 2000
+IN_ONE_GO = 250
 BY_DEFAULT = ("plain", "a reaper's pass")
+SLOWEST_FIRST = ("aws", "azure", "gcp", "memory")
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--interleavings", type=int, default=N_INTERLEAVINGS, help="random ones, 0 for none")
-    parser.add_argument("--vendor", default="", choices=["", *names()], help="only this one, and there all aftermaths")
-    parser.add_argument("--seed", type=int, default=1, help="of the interleavings")
+    parser.add_argument(
+        "--vendor", default="", choices=["", *names()], help="only this one, and there every scenario, fate, aftermath"
+    )
+    parser.add_argument("--seed", type=int, default=1, help="of the first 250 interleavings; the next have the next")
+    parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)), help="at once")
     options = parser.parse_args(arguments)
     logging.disable(logging.CRITICAL)
     console = Console(width=150 if not sys.stdout.isatty() else None)
-    tallies = _enumerate(console, options.vendor)
-    ok = _judge(console, tallies, whole=not options.vendor)
-    if options.interleavings:
-        ok = _interleave(console, options.interleavings, options.seed) and ok
+    began = time.monotonic()
+    fork = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(options.processes, mp_context=fork, max_tasks_per_child=None) as pool:
+        crashes = [pool.submit(_enumerate, *job) for job in _crash_jobs(options.vendor)]
+        walks = [pool.submit(_interleave, n, seed) for n, seed in _walks(options.interleavings, options.seed)]
+        tallies = _gather(console, crashes)
+        ok = _judge(console, tallies, whole=not options.vendor)
+        if walks:
+            ok = _judge_walks(console, [walk.result() for walk in walks], options.seed) and ok
+    used = os.times()
+    cpu_s = used.user + used.system + used.children_user + used.children_system
+    console.print(
+        f"{time.monotonic() - began:.0f} s in {options.processes} processes, {cpu_s:.0f} s of processor time."
+    )
     return 0 if ok else 1
 
 
-def _enumerate(console: Console, only: str) -> list[Tally]:
+def _crash_jobs(only: str) -> Iterator[tuple[str, str, bool]]:
     """One aftermath for each run, all of them in turn, and of the vendors' scenarios the two that do most; with a
-    vendor given every scenario, and after every crash every aftermath."""
-    tallies: list[Tally] = []
-    table = Table("vendor", "scenario", "points", "runs", "left behind", "missed", "s", title="Crash enumeration")
-    for vendor in [only] if only else names():
-        began = time.monotonic()
-        if vendor == "memory":
-            found = enumerate_memory(_take(every=bool(only)))
-        else:
-            scenarios = [s for s in AT_EVERY_VENDOR if only or s.name in BY_DEFAULT]
-            found = enumerate_vendor(vendor, take=_take(every=bool(only)), scenarios=scenarios)
-        took_s = time.monotonic() - began
-        tallies += found
-        for tally in found:
-            left, missed = len(tally.leaks), len(tally.missed)
-            table.add_row(vendor, tally.scenario, str(tally.n_points), str(tally.n_runs), str(left), str(missed), "")
-        table.add_row(vendor, "[bold]all[/bold]", *_sums(found), f"{took_s:.0f}", end_section=True)
-        console.print(f"[dim]{vendor}: {sum(t.n_runs for t in found)} runs in {took_s:.0f} s[/dim]")
-    console.print(table)
-    return tallies
+    vendor given every scenario, every fate, and after every crash every aftermath."""
+    by_cost = sorted(names(), key=lambda name: (*SLOWEST_FIRST, name).index(name))
+    for vendor in [only] if only else by_cost:
+        for scenario in _scenarios(vendor):
+            if only or vendor == "memory" or scenario.name in BY_DEFAULT:
+                yield vendor, scenario.name, bool(only)
+
+
+def _scenarios(vendor: str) -> Sequence[Scenario]:
+    return IN_MEMORY if vendor == "memory" else AT_EVERY_VENDOR
+
+
+def _enumerate(vendor: str, scenario: str, every: bool) -> tuple[Tally, float]:
+    began = time.monotonic()
+    chosen = [one for one in _scenarios(vendor) if one.name == scenario]
+    if vendor == "memory":
+        (tally,) = enumerate_memory(_take(every=every), chosen)
+    else:
+        (tally,) = enumerate_vendor(
+            vendor,
+            take=_take(every=every),
+            scenarios=chosen,
+            fates_of=(lambda point: point.fates) if every else (lambda point: point.distinct_fates),
+        )
+    return tally, time.monotonic() - began
 
 
 def _take(*, every: bool) -> Callable[[int], bool]:
     """Runs are numbered point by point, fate by fate, and the aftermaths of one fate follow each other."""
     n = len(AFTERMATHS)
     return lambda number: every or number % n == (number // n) % n
+
+
+def _gather(console: Console, crashes: Sequence[Future[tuple[Tally, float]]]) -> list[Tally]:
+    for done in as_completed(crashes):
+        tally, took_s = done.result()
+        console.print(f"[dim]{tally.vendor}, {tally.scenario}: {tally.n_runs} runs in {took_s:.0f} s[/dim]")
+    table = Table("vendor", "scenario", "points", "runs", "left behind", "missed", title="Crash enumeration")
+    tallies = [crash.result()[0] for crash in crashes]
+    for vendor in names():
+        found = [tally for tally in tallies if tally.vendor == vendor]
+        for tally in found:
+            left, missed = len(tally.leaks), len(tally.missed)
+            table.add_row(vendor, tally.scenario, str(tally.n_points), str(tally.n_runs), str(left), str(missed))
+        if found:
+            table.add_row(vendor, "[bold]all[/bold]", *_sums(found), end_section=True)
+    console.print(table)
+    return tallies
 
 
 def _sums(tallies: Sequence[Tally]) -> tuple[str, str, str, str]:
@@ -80,10 +124,11 @@ def _judge(console: Console, tallies: Sequence[Tally], *, whole: bool) -> bool:
     sites, never = call_sites(), sites_missed(tallies)
     n_points, n_runs = sum(t.n_points for t in tallies), sum(t.n_runs for t in tallies)
     kinds = {(tally.vendor, kind) for tally in tallies for kind in tally.kinds}
+    n_asking = sum(Point(kind, 0).only_asks for _, kind in kinds)
     n_planned = n_runs + len(missed)
     console.print(
-        f"{n_points} points ({len(kinds)} different requests and commits), each with every fate: {n_runs} crash runs; "
-        f"{100 * (n_planned - len(missed)) / max(1, n_planned):.1f} % of what was planned was reached."
+        f"{n_points} points ({len(kinds)} different requests and commits, {n_asking} of which only ask): {n_runs} "
+        f"crash runs; {100 * (n_planned - len(missed)) / max(1, n_planned):.1f} % of what was planned was reached."
     )
     console.print(
         f"Call sites in the shared life-cycle code: {len(sites)}; killed at: {len(sites) - len(never)} "
@@ -97,22 +142,42 @@ def _judge(console: Console, tallies: Sequence[Tally], *, whole: bool) -> bool:
     return not leaks and not missed and not (whole and never)
 
 
-def _interleave(console: Console, n_examples: int, seed: int) -> bool:
-    began, failed = time.monotonic(), ""
+@dataclass
+class Walk:
+    """Some interleavings of one seed, what happened in them, and the first that failed."""
+
+    n_examples: int
+    steps: Counter[str] = field(default_factory=Counter)
+    failed: str = ""
+
+
+def _walks(n_examples: int, seed: int) -> Iterator[tuple[int, int]]:
+    for number, first in enumerate(range(0, n_examples, IN_ONE_GO)):
+        yield min(IN_ONE_GO, n_examples - first), seed + number
+
+
+def _interleave(n_examples: int, seed: int) -> Walk:
+    Interleavings.n_examples, Interleavings.steps = 0, Counter()
+    failed = ""
     try:
         run_interleavings(n_examples, seed=seed)
-    except AssertionError as exc:
-        failed = f"{exc}\n" + "\n".join(getattr(exc, "__notes__", []))
+    except Exception as exc:
+        failed = f"seed {seed}: {type(exc).__name__}: {exc}\n" + "\n".join(getattr(exc, "__notes__", []))
+    return Walk(Interleavings.n_examples, Interleavings.steps, failed)
+
+
+def _judge_walks(console: Console, walks: Sequence[Walk], seed: int) -> bool:
+    steps, failed = sum((walk.steps for walk in walks), Counter[str]()), [walk.failed for walk in walks if walk.failed]
     table = Table("what happened", "times", title="Random interleavings")
-    for what, times in Interleavings.steps.most_common():
+    for what, times in steps.most_common():
         table.add_row(what, str(times))
     console.print(table)
     console.print(
-        f"{Interleavings.n_examples} interleavings of seed {seed}, {sum(Interleavings.steps.values())} steps, "
-        f"{time.monotonic() - began:.0f} s: {'nothing was left behind' if not failed else 'FAILED'}."
+        f"{sum(walk.n_examples for walk in walks)} interleavings of the seeds {seed} to {seed + len(walks) - 1}, "
+        f"{sum(steps.values())} steps: {'nothing was left behind' if not failed else 'FAILED'}."
     )
-    if failed:
-        console.print(failed, markup=False)
+    for problem in failed:
+        console.print(problem, markup=False)
     return not failed
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 TASKS = Path(__file__).resolve().parents[2] / "tasks"
-MODULES = ("clouds/lifecycle.py", "clouds/deletion.py", "clouds/sending.py", "leaks.py", "reaper.py")
+MODULES = ("clouds/lifecycle.py", "clouds/deletion.py", "clouds/sending.py", "clouds/stock.py", "leaks.py", "reaper.py")
 LEDGERS = ("ledger", "timed")
 CLOUD_CALLS = frozenset({"create", "get", "list_owned", "delete"})
 LEDGER_WRITES = frozenset(
@@ -24,6 +24,7 @@ LEDGER_WRITES = frozenset(
         "gone",
         "found",
         "beat",
+        "out_of_stock",
     }
 )
 

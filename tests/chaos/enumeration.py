@@ -54,6 +54,7 @@ def enumerate_scenario(
     aftermaths: Sequence[Aftermath] = AFTERMATHS,
     take: Callable[[int], bool] = lambda n: True,
     anew: Callable[[], AbstractContextManager[VendorWorld]] | None = None,
+    fates_of: Callable[[Point], Sequence[How]] = lambda point: point.fates,
 ) -> Tally:
     """Run the scenario once for every point, fate and aftermath.
 
@@ -67,7 +68,7 @@ def enumerate_scenario(
     points = list(dict.fromkeys(plain.points))
     tally.n_points, tally.kinds, tally.sites = len(points), {p.what for p in points}, set(plain.sites)
     for point in points:
-        for how in point.fates:
+        for how in fates_of(point):
             for aftermath in aftermaths:
                 if aftermath not in scenario.aftermaths or not take(next(number)):
                     continue
@@ -115,12 +116,14 @@ def speaks_http(vendor: str) -> bool:
     return bool(trap.points)
 
 
-def enumerate_memory(take: Callable[[int], bool] = lambda n: True) -> list[Tally]:
+def enumerate_memory(
+    take: Callable[[int], bool] = lambda n: True, scenarios: Sequence[Scenario] = IN_MEMORY
+) -> list[Tally]:
     return [
         enumerate_scenario(
             "memory", scenario, lambda s=scenario: open_world("memory", **s.options), over_http=False, take=take
         )
-        for scenario in IN_MEMORY
+        for scenario in scenarios
     ]
 
 
@@ -130,6 +133,7 @@ def enumerate_vendor(
     aftermaths: Sequence[Aftermath] = AFTERMATHS,
     take: Callable[[int], bool] = lambda n: True,
     scenarios: Sequence[Scenario] = AT_EVERY_VENDOR,
+    fates_of: Callable[[Point], Sequence[How]] = lambda point: point.fates,
 ) -> list[Tally]:
     """Over the vendor's own SDK, in one account that every run must leave as it was."""
     over_http = speaks_http(vendor)
@@ -143,6 +147,7 @@ def enumerate_vendor(
                 aftermaths=aftermaths,
                 take=take,
                 anew=lambda: open_world(vendor),
+                fates_of=fates_of,
             )
             for scenario in scenarios
         ]

@@ -15,7 +15,7 @@ from enum import StrEnum
 from functools import cache
 from typing import Any, cast
 
-from tasks.clouds.base import Cloud, CreateSpec
+from tasks.clouds.base import Cloud, CreateSpec, Listing
 from tasks.clouds.deletion import delete_and_prove, request_delete
 from tasks.clouds.lifecycle import create_server
 from tasks.clouds.request import Draft, LiveServer, ServerRequest
@@ -97,7 +97,7 @@ class Stage:
         if not any(not x.ours for x in self.world.existing()):
             self.world.add_foreign()
         self.foreign = self.foreign_now()
-        self.reap(prove_s=0)
+        self.ledger.beat("a reaper that has just passed", (self.world.cloud.vendor,))
         self.back_up()
 
     def new_ledger(self) -> MortalLedger:
@@ -296,17 +296,35 @@ class Stage:
                 f"errors {report.errors}, listed {report.listed}"
             )
         open_rows = [f"{row.name} is {row.state.value}" for row in self.ledger.open_rows()]
-        listing = self.world.cloud.list_owned()
-        listed = [r.name for r in listing.resources if r.state != TERMINATED]
-        if open_rows or listed or not listing.complete:
-            problems.append(f"ledger and listing differ: open {open_rows}, listed {listed} {listing.problems}")
-        if not leaks([self.world.cloud], self.ledger, self.world.now, rules=self.rules).clean:
-            problems.append("the leak report is not clean")
+        shown = _Shown(self.world.cloud)
+        told = leaks([cast("Cloud", shown)], self.ledger, self.world.now, rules=self.rules)
+        listed = [r.name for listing in shown.listings for r in listing.resources if r.state != TERMINATED]
+        complete = shown.listings[-1].complete
+        if open_rows or listed or not complete:
+            problems.append(
+                f"ledger and listing differ: open {open_rows}, listed {listed} {shown.listings[-1].problems}"
+            )
+        if not told.clean:
+            problems.append(f"the leak report is not clean: {told.verdict}")
         spent = self.ledger.spent(SWEEP)
         costs = sum((row.cost_usd or Decimal(0) for row in self.ledger.rows(SWEEP)), Decimal(0))
         if spent.reserved_usd or spent.settled_usd != costs:
             problems.append(f"money is not settled: {spent}, rows cost {costs}")
         assert not problems, "; ".join(problems)
+
+
+class _Shown:
+    """A cloud that keeps what its listings showed, so that a report can be held against its own ground."""
+
+    def __init__(self, cloud: Cloud) -> None:
+        self._cloud, self.listings = cloud, list[Listing]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cloud, name)
+
+    def list_owned(self) -> Listing:
+        self.listings.append(self._cloud.list_owned())
+        return self.listings[-1]
 
 
 def ended(act: Callable[[], object]) -> BaseException | None:

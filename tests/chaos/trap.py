@@ -68,8 +68,27 @@ class Point(NamedTuple):
         return self.what.startswith("commit ")
 
     @property
+    def only_asks(self) -> bool:
+        """Whether it changes nothing: a GET, or an AWS action that describes."""
+        verb = self.what.rpartition(" ")[2] if self.what.startswith("POST / ") else self.what.partition(" ")[0]
+        return verb in ("GET", "HEAD", "get", "list_owned") or verb.startswith("Describe")
+
+    @property
     def fates(self) -> tuple[How, ...]:
         return COMMIT_FATES if self.is_commit else CALL_FATES
+
+    @property
+    def distinct_fates(self) -> tuple[How, ...]:
+        """All that can be told apart afterwards.
+
+        Before, after or without a question, the world is the same: a death at it leaves what a death after the last
+        effect leaves, and a lost answer is a refused request. Both failures of a question are tried at its first time,
+        then one of them in turn.
+        """
+        if not self.only_asks:
+            return self.fates
+        failures = (How.REFUSED, How.GARBLED)
+        return failures if self.n == 0 else (failures[self.n % 2],)
 
 
 class NoAnswerError(Exception):
