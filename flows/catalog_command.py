@@ -53,12 +53,15 @@ def import_sparecores(
     when = read_on.replace(tzinfo=UTC) if read_on else None
     done = import_dump(dump, prices, Path(Settings().lake_root), vendors=TRAITS, read_at=when)
     if as_json:
-        print_json({"n_types": done.n_types, "left_out": done.left_out, "files": [str(path) for path in done.files]})
+        files = [str(path) for path in done.files]
+        print_json({"n_types": done.n_types, "left_out": done.left_out, "skipped": done.skipped, "files": files})
         return
     for vendor, n_types in done.n_types.items():
         render.out.print(f"{vendor}: {n_types} server types")
     for reason, n_types in done.left_out.most_common():
         render.out.print(f"left out, {reason}: {n_types}")
+    if done.skipped:
+        render.out.print("[dim]--json says which, and why.[/dim]")
 
 
 @app.command("list")

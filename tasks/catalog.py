@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -86,20 +86,25 @@ def refresh(cloud: Cloud, root: Path) -> tuple[Path, int]:
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import took over, and why it left out the rest: counts by reason."""
+    """What an import took over, counted by vendor, and why it left out each of the rest, by "vendor/name" or file."""
 
     files: tuple[Path, ...]
     n_types: Counter[str]
-    left_out: Counter[str]
+    skipped: Mapping[str, str]
+
+    @property
+    def left_out(self) -> Counter[str]:
+        """How many by reason."""
+        return Counter(self.skipped.values())
 
 
-def keep(kinds: Iterable[ServerType], root: Path, read_at: datetime, left_out: Counter[str]) -> Imported:
+def keep(kinds: Iterable[ServerType], root: Path, read_at: datetime, skipped: Mapping[str, str]) -> Imported:
     """Keep server types that came from elsewhere, by vendor."""
     by_vendor: dict[str, list[ServerType]] = {}
     for kind in kinds:
         by_vendor.setdefault(kind.vendor, []).append(kind)
     files = tuple(write_reading(root, vendor, _rows(sold), read_at) for vendor, sold in sorted(by_vendor.items()))
-    return Imported(files, Counter({vendor: len(sold) for vendor, sold in by_vendor.items()}), left_out)
+    return Imported(files, Counter({vendor: len(sold) for vendor, sold in by_vendor.items()}), skipped)
 
 
 def _rows(kinds: Iterable[ServerType]) -> list[dict[str, Any]]:

@@ -8,7 +8,6 @@ them price_spot and source.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -33,7 +32,7 @@ Prices = dict[tuple[str, str], list[dict[str, Any]]]
 def import_dump(
     dump: Path, price_table: Path, root: Path, *, vendors: Collection[str], read_at: datetime | None = None
 ) -> Imported:
-    """Keep every priced server of the dump as a reading of its vendor; the rest is counted by reason.
+    """Keep every priced server of the dump as a reading of its vendor, and say of each other one why not.
 
     vendors: those that we have modules for. read_at: when the prices were read, by default when the table was
     written. Raises ConfigError for a folder without servers and for a table that cannot be read. A second import with
@@ -44,8 +43,8 @@ def import_dump(
         raise ConfigError(f"{dump} has no folder data/server.", next_step="Give the checkout of sc-data-dumps.")
     prices = _prices(price_table)
     when = read_at or datetime.fromtimestamp(price_table.stat().st_mtime, UTC)
-    left_out: Counter[str] = Counter()
-    return keep(list(_kinds(folder, prices, vendors, when, left_out)), root, when, left_out)
+    skipped: dict[str, str] = {}
+    return keep(list(_kinds(folder, prices, vendors, when, skipped)), root, when, skipped)
 
 
 def _prices(path: Path) -> Prices:
@@ -63,29 +62,31 @@ def _prices(path: Path) -> Prices:
 
 
 def _kinds(
-    folder: Path, prices: Prices, vendors: Collection[str], read_at: datetime, left_out: Counter[str]
+    folder: Path, prices: Prices, vendors: Collection[str], read_at: datetime, skipped: dict[str, str]
 ) -> Iterator[ServerType]:
     for path in sorted(folder.rglob("[!_]*.json")):
         try:
             server = json.loads(path.read_text())
             vendor, name = server["vendor_id"], server["api_reference"]
             ours = VENDOR_NAMES.get(vendor, vendor)
-            if ours not in vendors:
-                left_out[f"vendor {vendor}"] += 1
-                continue
-            if server.get("status") != "ACTIVE":
-                left_out["no longer sold"] += 1
-                continue
-            if server["cpu_architecture"] not in ARCHS:
-                left_out[f"architecture {server['cpu_architecture']}"] += 1
-                continue
             offers = [row for row in prices.get((vendor, name), []) if row["price_usd_hour"]]
-            if not offers:
-                left_out["no price in the table"] += 1
-                continue
-            yield _kind(ours, name, server, offers, read_at)
+            if why := _why_not(server, have_vendor=ours in vendors, priced=bool(offers)):
+                skipped[f"{ours}/{name}"] = why
+            else:
+                yield _kind(ours, name, server, offers, read_at)
         except (OSError, ValueError, KeyError, TypeError, ArithmeticError):
-            left_out["unreadable file"] += 1
+            skipped[str(path.relative_to(folder))] = "unreadable file"
+
+
+def _why_not(server: dict[str, Any], *, have_vendor: bool, priced: bool) -> str:
+    """Why it cannot be planned with, or ""."""
+    if not have_vendor:
+        return f"vendor {server['vendor_id']}"
+    if server.get("status") != "ACTIVE":
+        return "no longer sold"
+    if server["cpu_architecture"] not in ARCHS:
+        return f"architecture {server['cpu_architecture']}"
+    return "" if priced else "no price in the table"
 
 
 def _kind(

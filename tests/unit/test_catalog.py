@@ -118,6 +118,13 @@ def imported(tmp_path: Path) -> Path:
         "vendor alicloud": 1,
         "unreadable file": 1,
     }
+    assert done.skipped == {
+        "aws/old.large": "no longer sold",
+        "aws/i386.small": "architecture I386",
+        "aws/unpriced.large": "no price in the table",
+        "alicloud/ecs.c7": "vendor alicloud",
+        "aws/server_8.json": "unreadable file",
+    }
     return tmp_path / "lake"
 
 
