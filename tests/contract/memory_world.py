@@ -10,6 +10,7 @@ from typing import Any
 from tasks.clouds.base import OWNER, OWNER_TAG, ErrorKind, Scope
 from tests import memory_cloud
 from tests.emulators.base import Existing, Fault
+from tests.emulators.emulated import Refusals, Refuses
 from tests.memory_cloud import LOST, USD_PER_HOUR, Clock, CloudError, MemoryCloud
 
 _CODES = {
@@ -21,7 +22,9 @@ _CODES = {
 
 
 @dataclass
-class MemoryWorld:
+class MemoryWorld(Refuses):
+    refusals = Refusals(create="create", capacity="capacity", quota="quota", throttle="throttle", auth="auth")
+
     cloud: MemoryCloud
     clock: Clock
     server_type: str = "small"
@@ -66,18 +69,6 @@ class MemoryWorld:
         for planted in (cloud.faults, cloud.unreachable, cloud.dark, cloud.stuck):
             planted.clear()
         cloud.lies, cloud.double = 0, False
-
-    def capacity_fault(self) -> Fault:
-        return Fault(operation="create", how="code", code="capacity")
-
-    def quota_fault(self) -> Fault:
-        return Fault(operation="create", how="code", code="quota")
-
-    def throttle_fault(self) -> Fault:
-        return Fault(operation="create", how="code", code="throttle")
-
-    def auth_fault(self) -> Fault:
-        return Fault(operation="", how="code", code="auth")
 
     def calls(self) -> list[str]:
         return list(self.cloud.history)

@@ -11,8 +11,9 @@ import pytest
 from tasks.clouds.base import ErrorKind, Ref
 from tasks.clouds.guest import user_data
 from tests.emulators.azure_state import NSG, Group
-from tests.emulators.azure_world import AzureWorld, open_world, ours, spec_of, usd_per_hour
+from tests.emulators.azure_world import AzureWorld, open_world, ours, usd_per_hour
 from tests.emulators.base import Fault, Guest, NoMachines
+from tests.emulators.emulated import spec_of
 
 
 @pytest.fixture

@@ -21,7 +21,8 @@ from tasks.settings import CHECKOUT
 from tasks.vendors.azure import AzureSettings, open_cloud, why_not_configured
 from tests.emulators.azure import CLIENT_ID, CLIENT_SECRET, TENANT
 from tests.emulators.azure_state import SUBSCRIPTION
-from tests.emulators.azure_world import AzureWorld, StaticCredential, ca_file, entra, open_world, spec_of
+from tests.emulators.azure_world import AzureWorld, StaticCredential, ca_file, entra, open_world
+from tests.emulators.emulated import spec_of
 
 
 @pytest.fixture

@@ -19,8 +19,9 @@ from tasks.domain.errors import ConfigError
 from tasks.settings import CHECKOUT
 from tests.emulators.azure import CLIENT_ID, TENANT
 from tests.emulators.azure_sales import IMAGES
-from tests.emulators.azure_world import AzureWorld, entra, open_world, spec_of
+from tests.emulators.azure_world import AzureWorld, entra, open_world
 from tests.emulators.base import Fault
+from tests.emulators.emulated import spec_of
 
 
 @pytest.fixture

@@ -8,8 +8,9 @@ import pytest
 
 from tasks.clouds.base import ErrorKind
 from tests.emulators.azure_state import NIC
-from tests.emulators.azure_world import AzureWorld, open_world, ours, spec_of
+from tests.emulators.azure_world import AzureWorld, open_world, ours
 from tests.emulators.base import Fault, How
+from tests.emulators.emulated import spec_of
 
 EVERYTHING = ["disk", "firewall", "group", "ip", "network", "nic", "server"]
 

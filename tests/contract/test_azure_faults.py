@@ -9,8 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 from tasks.clouds.base import Classified, ErrorKind, Scope
-from tests.emulators.azure_world import TOKEN, AzureWorld, StaticCredential, open_world, ours, spec_of, usd_per_hour
+from tests.emulators.azure_world import TOKEN, AzureWorld, StaticCredential, open_world, ours, usd_per_hour
 from tests.emulators.base import Fault, How
+from tests.emulators.emulated import spec_of
 
 CHAIN = (
     "resourceGroups.createOrUpdate",
@@ -278,6 +279,13 @@ def test_credentials_that_expire_in_the_middle_are_auth_and_admit_what_may_exist
     found = refused(world)
     assert (found.kind, found.may_exist) == (ErrorKind.AUTH, True)
     assert ours(world) == ["group"]
+
+    world.emulator.faults.clear()
+    world.plant(Fault("", how="code", code="ExpiredAuthenticationToken", times=99))
+    found = refused(world)
+    assert (found.kind, found.may_exist) == (ErrorKind.AUTH, True), "the same create had made a group before"
+    found = refused(world, number=2)
+    assert (found.kind, found.may_exist) == (ErrorKind.AUTH, False), "refused at its first request: nothing was made"
 
 
 def test_neither_token_nor_host_key_is_logged_or_told(world: AzureWorld, caplog: pytest.LogCaptureFixture) -> None:

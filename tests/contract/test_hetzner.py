@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
-from typing import Any
 
 import pytest
 
-from tasks.clouds.base import DEADLINE_TAG, INTENT_TAG, OWNER, OWNER_TAG, CreateSpec, ErrorKind, Ref, Resource, Scope
+from tasks.clouds.base import INTENT_TAG, ErrorKind, Ref, Resource, Scope
 from tasks.clouds.guest import user_data
 from tasks.domain.errors import UnsupportedError
 from tests.emulators.base import Fault
+from tests.emulators.emulated import spec_of
 from tests.emulators.hetzner_world import HetznerWorld, open_world
 
 
@@ -19,27 +18,6 @@ from tests.emulators.hetzner_world import HetznerWorld, open_world
 def world() -> Iterator[HetznerWorld]:
     with open_world() as opened:
         yield opened
-
-
-def spec_of(world: Any, number: int = 1, **changes: Any) -> CreateSpec:
-    intent = f"intent-{number}"
-    deadline_unix_s = world.now() + 3600
-    spec = CreateSpec(
-        intent_id=intent,
-        name=f"tokensweep-{number:020d}",
-        token=f"{number:064x}",
-        server_type=world.server_type,
-        place=world.places[0],
-        deadline_unix_s=deadline_unix_s,
-        sweep_id="sweep-1",
-        server_run_id="run-1",
-        client_public_key="ssh-ed25519 AAAAclient",
-        host_private_key="-----BEGIN OPENSSH PRIVATE KEY-----\nsecret\n-----END OPENSSH PRIVATE KEY-----\n",
-        host_public_key="ssh-ed25519 AAAAhost",
-        ssh_sources=("198.51.100.7/32",),
-        tags={OWNER_TAG: OWNER, INTENT_TAG: intent, DEADLINE_TAG: str(int(deadline_unix_s))},
-    )
-    return replace(spec, **changes)
 
 
 def ours(world: HetznerWorld) -> list[tuple[str, str]]:

@@ -15,8 +15,8 @@ from tasks.clouds.base import Check
 from tasks.clouds.hetzner import HetznerCloud, open_client
 from tasks.domain.errors import ConfigError
 from tasks.vendors.hetzner import HetznerSettings, open_cloud, why_not_configured
-from tests.contract.test_hetzner import spec_of
 from tests.emulators.base import Fault
+from tests.emulators.emulated import spec_of
 from tests.emulators.hetzner import READONLY_TOKEN, TOKEN
 from tests.emulators.hetzner_world import HetznerWorld, open_world
 

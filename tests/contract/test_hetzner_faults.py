@@ -20,8 +20,9 @@ from tasks.clouds.hetzner import HetznerCloud, open_client
 from tasks.clouds.hetzner.errors import CODES, NotSentError, classify
 from tasks.clouds.hetzner.labels import to_labels, to_tags
 from tasks.domain.errors import ConfigError
-from tests.contract.test_hetzner import ours, spec_of
+from tests.contract.test_hetzner import ours
 from tests.emulators.base import Fault, How
+from tests.emulators.emulated import spec_of
 from tests.emulators.hetzner import TOKEN
 from tests.emulators.hetzner_schema import LABELS, selects
 from tests.emulators.hetzner_world import HetznerWorld, open_world

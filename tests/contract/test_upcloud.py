@@ -10,8 +10,8 @@ import yaml
 from tasks.clouds.base import INTENT_TAG, ErrorKind, Ref, Resource, Scope
 from tasks.clouds.guest import user_data
 from tasks.clouds.upcloud.labels import CREATED_LABEL
-from tests.contract.test_hetzner import spec_of
 from tests.emulators.base import Fault
+from tests.emulators.emulated import spec_of
 from tests.emulators.upcloud_world import UpCloudWorld, open_world
 
 

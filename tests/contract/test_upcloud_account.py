@@ -15,8 +15,8 @@ from tasks.clouds.base import Check
 from tasks.clouds.upcloud import UpCloud, open_manager
 from tasks.domain.errors import ConfigError
 from tasks.vendors.upcloud import UpCloudSettings, open_cloud, why_not_configured
-from tests.contract.test_hetzner import spec_of
 from tests.emulators.base import Fault
+from tests.emulators.emulated import spec_of
 from tests.emulators.upcloud import PASSWORD, TOKEN, USERNAME
 from tests.emulators.upcloud_world import UpCloudWorld, open_world
 

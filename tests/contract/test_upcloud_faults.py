@@ -21,9 +21,9 @@ from tasks.clouds.upcloud.errors import CODES, NotSentError, classify
 from tasks.clouds.upcloud.guest_firewall import ruleset
 from tasks.clouds.upcloud.labels import CREATED_LABEL, created_of, tags_of, to_labels
 from tasks.domain.errors import ConfigError, UnsupportedError
-from tests.contract.test_hetzner import spec_of
 from tests.contract.test_upcloud import ours
 from tests.emulators.base import Fault, How
+from tests.emulators.emulated import spec_of
 from tests.emulators.upcloud import PASSWORD, TOKEN, USERNAME
 from tests.emulators.upcloud_world import UpCloudWorld, open_world
 

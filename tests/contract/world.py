@@ -15,9 +15,11 @@ class VendorWorld(Protocol):
     Time: everything goes by `now`; `sleep` makes it pass, at once where the clock is virtual.
     """
 
-    cloud: Cloud
     server_type: str
     places: tuple[str, ...]
+
+    @property
+    def cloud(self) -> Cloud: ...
 
     def now(self) -> float: ...
 

@@ -28,3 +28,8 @@ def open_world(name: str, **options: Any) -> AbstractContextManager[VendorWorld]
     package = "tests.contract" if name == "memory" else "tests.emulators"
     module = importlib.import_module(f"{package}.{name}{_SUFFIX}")
     return cast("AbstractContextManager[VendorWorld]", module.open_world(**options))
+
+
+def spoken_to_over_http() -> list[str]:
+    """Those with an emulator of their API, which a network and a gateway lie before."""
+    return [name for name in names() if name not in ("memory", "sim")]

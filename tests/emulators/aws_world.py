@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,71 +13,28 @@ import boto3
 from tasks.clouds.aws import AwsCloud, AwsOptions
 from tasks.clouds.base import DEADLINE_TAG, INTENT_TAG, OWNER, OWNER_TAG, CreateSpec
 from tests.emulators.aws import ACCESS_KEY, SECRET_KEY, AwsEmulator
-from tests.emulators.base import Existing, Fault
+from tests.emulators.base import Existing
+from tests.emulators.emulated import EmulatedWorld, Refusals
 from tests.emulators.serving import served
+from tests.memory_cloud import Clock
 
 START_UNIX_S = 1_795_000_000.0
 
 
 @dataclass
-class Clock:
-    """Stands still unless somebody sleeps."""
+class AwsWorld(EmulatedWorld):
+    refusals = Refusals(
+        create="RunInstances",
+        capacity="InsufficientInstanceCapacity",
+        quota="VcpuLimitExceeded",
+        throttle="RequestLimitExceeded",
+        auth="AuthFailure",
+    )
 
-    unix_s: float = START_UNIX_S
-
-    def now(self) -> float:
-        return self.unix_s
-
-    def sleep(self, seconds: float) -> None:
-        self.unix_s += max(seconds, 0.001)
-
-
-class RealClock:
-    def now(self) -> float:
-        return time.time()
-
-    def sleep(self, seconds: float) -> None:
-        time.sleep(seconds)
-
-
-@dataclass
-class AwsWorld:
     cloud: AwsCloud
     emulator: AwsEmulator
-    clock: Clock | RealClock
-    url: str
     server_type: str = "c7i.large"
     places: tuple[str, ...] = ("us-east-1a", "us-east-1b", "eu-west-1a")
-
-    def now(self) -> float:
-        return self.clock.now()
-
-    def sleep(self, seconds: float) -> None:
-        self.clock.sleep(seconds)
-
-    def existing(self) -> list[Existing]:
-        return self.emulator.existing()
-
-    def add_foreign(self) -> None:
-        self.emulator.add_foreign()
-
-    def plant(self, *faults: Fault) -> None:
-        self.emulator.faults.plant(*faults)
-
-    def capacity_fault(self) -> Fault:
-        return Fault("RunInstances", how="code", code="InsufficientInstanceCapacity")
-
-    def quota_fault(self) -> Fault:
-        return Fault("RunInstances", how="code", code="VcpuLimitExceeded")
-
-    def throttle_fault(self) -> Fault:
-        return Fault("RunInstances", how="code", code="RequestLimitExceeded")
-
-    def auth_fault(self) -> Fault:
-        return Fault("", how="code", code="AuthFailure")
-
-    def calls(self) -> list[str]:
-        return list(self.emulator.faults.calls)
 
 
 @cache
@@ -112,11 +68,9 @@ def ours(world: AwsWorld, kind: str = "") -> list[Existing]:
 
 
 @contextmanager
-def open_world(
-    *, real_time: bool = False, read_timeout_s: float = 20.0, regions: tuple[str, ...] = (), **options: Any
-) -> Iterator[AwsWorld]:
+def open_world(*, read_timeout_s: float = 20.0, regions: tuple[str, ...] = (), **options: Any) -> Iterator[AwsWorld]:
     """regions: those that our module is to keep to. options: of the emulator."""
-    clock = RealClock() if real_time else Clock()
+    clock = Clock(START_UNIX_S)
     emulator = AwsEmulator(now=clock.now, **options)
     try:
         with served(emulator) as url:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -14,10 +14,9 @@ from typing import Any
 from azure.core.credentials import AccessToken, TokenCredential
 
 from tasks.clouds.azure import AzureCloud, Connection
-from tasks.clouds.base import DEADLINE_TAG, INTENT_TAG, OWNER, OWNER_TAG, CreateSpec
 from tests.emulators.azure import AzureEmulator
 from tests.emulators.azure_state import SUBSCRIPTION
-from tests.emulators.base import Existing, Fault
+from tests.emulators.emulated import EmulatedWorld, Refusals
 from tests.emulators.private_net import make_certificates
 from tests.emulators.serving import served
 from tests.memory_cloud import Clock
@@ -50,46 +49,19 @@ class StaticCredential:
 
 
 @dataclass
-class AzureWorld:
-    emulator: AzureEmulator
+class AzureWorld(EmulatedWorld):
+    refusals = Refusals(
+        create="virtualMachines.createOrUpdate",
+        capacity="ZonalAllocationFailed",
+        quota="QuotaTotal",
+        throttle="TooManyRequests",
+        auth="ExpiredAuthenticationToken",
+    )
+
     cloud: AzureCloud
-    url: str
-    clock: Clock
+    emulator: AzureEmulator
     server_type: str = "Standard_D4as_v5"
     places: tuple[str, ...] = ("westeurope-1", "westeurope-2", "eastus-1", "northcentralus")
-
-    def now(self) -> float:
-        return self.clock.now()
-
-    def sleep(self, seconds: float) -> None:
-        self.clock.sleep(seconds)
-
-    def existing(self) -> list[Existing]:
-        return self.emulator.existing()
-
-    def add_foreign(self) -> None:
-        self.emulator.add_foreign()
-
-    def plant(self, *faults: Fault) -> None:
-        self.emulator.faults.plant(*faults)
-
-    def clear_faults(self) -> None:
-        self.emulator.faults.clear()
-
-    def capacity_fault(self) -> Fault:
-        return Fault("virtualMachines.createOrUpdate", how="code", code="ZonalAllocationFailed")
-
-    def quota_fault(self) -> Fault:
-        return Fault("virtualMachines.createOrUpdate", how="code", code="QuotaTotal")
-
-    def throttle_fault(self) -> Fault:
-        return Fault("virtualMachines.createOrUpdate", how="code", code="TooManyRequests")
-
-    def auth_fault(self) -> Fault:
-        return Fault("", how="code", code="ExpiredAuthenticationToken")
-
-    def calls(self) -> list[str]:
-        return list(self.emulator.faults.calls)
 
     def cloud_with(self, credential: TokenCredential | None = None, **options: Any) -> AzureCloud:
         """The adapter with other credentials or options, on the same subscription."""
@@ -97,14 +69,15 @@ class AzureWorld:
 
 
 @contextmanager
-def open_world(**options: Any) -> Iterator[AzureWorld]:
+def open_world(*, read_timeout_s: float = 30.0, **options: Any) -> Iterator[AzureWorld]:
     """options: of the emulator, its account and its shop."""
     clock = Clock()
     emulator = AzureEmulator(clock.now, **options)
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(certificates() / "server.pem")
     with served(emulator, tls=tls) as url:
-        yield AzureWorld(emulator, _cloud(url, clock, StaticCredential()), url, clock)
+        cloud = _cloud(url, clock, StaticCredential(), read_timeout_s=read_timeout_s)
+        yield AzureWorld(cloud, emulator, clock, url)
 
 
 def _cloud(url: str, clock: Clock, credential: TokenCredential, **options: Any) -> AzureCloud:
@@ -118,27 +91,6 @@ def _cloud(url: str, clock: Clock, credential: TokenCredential, **options: Any) 
         read_timeout_s=options.pop("read_timeout_s", 30.0),
     )
     return AzureCloud(connection, now=clock.now, sleep=clock.sleep, poll_s=1.0, **options)
-
-
-def spec_of(world: AzureWorld, number: int = 1, **changes: Any) -> CreateSpec:
-    intent = f"intent-{number}"
-    deadline_unix_s = world.now() + 3600
-    spec = CreateSpec(
-        intent_id=intent,
-        name=f"tokensweep-{number:020d}",
-        token=f"{number:064x}",
-        server_type=world.server_type,
-        place=world.places[0],
-        deadline_unix_s=deadline_unix_s,
-        sweep_id="sweep-1",
-        server_run_id="run-1",
-        client_public_key="ssh-ed25519 AAAAclient",
-        host_private_key="-----BEGIN OPENSSH PRIVATE KEY-----\nsecret\n-----END OPENSSH PRIVATE KEY-----\n",
-        host_public_key="ssh-ed25519 AAAAhost",
-        ssh_sources=("198.51.100.7/32",),
-        tags={OWNER_TAG: OWNER, INTENT_TAG: intent, DEADLINE_TAG: str(int(deadline_unix_s))},
-    )
-    return replace(spec, **changes)
 
 
 def ours(world: AzureWorld) -> list[str]:

@@ -35,8 +35,8 @@ class Fault:
     """Happens to the next `times` calls whose operation contains `operation`.
 
     after: the call has had its effect already (its response is lost); else it has none. how: the connection is
-    dropped; a gateway answers HTML; JSON (or XML) is cut in the middle; nothing comes for `seconds`; or the vendor's
-    own error `code`, which only the emulator knows how to say.
+    dropped; a gateway answers HTML; JSON (or XML) is cut in the middle; nothing comes until the client hangs up, or for
+    `seconds`; or the vendor's own error `code`, which only the emulator knows how to say.
     """
 
     operation: str

@@ -10,10 +10,10 @@ from typing import Any
 from google.oauth2.credentials import Credentials
 
 from tasks.clouds.gcp import GcpCloud
-from tests.emulators.base import Existing, Fault
+from tests.emulators.emulated import EmulatedWorld, Refusals
 from tests.emulators.gcp import TOKEN, GcpEmulator
 from tests.emulators.gcp_offers import ZONES
-from tests.emulators.gcp_state import FIREWALL, Timing
+from tests.emulators.gcp_state import Timing
 from tests.emulators.serving import served
 from tests.memory_cloud import Clock
 
@@ -21,52 +21,22 @@ SERVER_TYPE = "e2-standard-2"
 
 
 @dataclass
-class GcpWorld:
+class GcpWorld(EmulatedWorld):
+    refusals = Refusals(
+        create="instances.insert",
+        capacity="ZONE_RESOURCE_POOL_EXHAUSTED",
+        quota="QUOTA_EXCEEDED",
+        throttle="rateLimitExceeded",
+        auth="authError",
+    )
+
     cloud: GcpCloud
     emulator: GcpEmulator
-    clock: Clock
-    url: str
     server_type: str = SERVER_TYPE
     places: tuple[str, ...] = ZONES
 
-    def now(self) -> float:
-        return self.clock.now()
-
-    def sleep(self, seconds: float) -> None:
-        self.clock.sleep(seconds)
-
-    def existing(self) -> list[Existing]:
-        return self.emulator.existing()
-
-    def add_foreign(self) -> None:
-        self.emulator.add_foreign()
-
-    def plant(self, *faults: Fault) -> None:
-        self.emulator.faults.plant(*faults)
-
-    def capacity_fault(self) -> Fault:
-        return Fault(operation="instances.insert", how="code", code="ZONE_RESOURCE_POOL_EXHAUSTED")
-
-    def quota_fault(self) -> Fault:
-        return Fault(operation="instances.insert", how="code", code="QUOTA_EXCEEDED")
-
-    def throttle_fault(self) -> Fault:
-        return Fault(operation="instances.insert", how="code", code="rateLimitExceeded")
-
-    def auth_fault(self) -> Fault:
-        return Fault(operation="", how="code", code="authError")
-
-    def calls(self) -> list[str]:
-        return list(self.emulator.faults.calls)
-
     def secrets(self) -> list[str]:
         return [TOKEN]
-
-    def clear_faults(self) -> None:
-        """Also the shared firewall rules go, which stay for good: so the next run makes them anew."""
-        self.emulator.faults.clear()
-        things = self.emulator.project.things
-        things[:] = [thing for thing in things if thing.kind != FIREWALL]
 
     def another_cloud(self, **options: Any) -> GcpCloud:
         """As a process that is started anew sees it: nothing remembered."""
@@ -87,10 +57,15 @@ def open_cloud(url: str, clock: Clock, **options: Any) -> GcpCloud:
 
 @contextmanager
 def open_world(
-    *, timing: Timing | None = None, cloud: dict[str, Any] | None = None, **options: Any
+    *,
+    read_timeout_s: float = 10.0,
+    timing: Timing | None = None,
+    cloud: dict[str, Any] | None = None,
+    **options: Any,
 ) -> Iterator[GcpWorld]:
     """options: of the emulator. cloud: of the module."""
     clock = Clock()
     emulator = GcpEmulator(now=clock.now, timing=timing or Timing(), **options)
     with served(emulator) as url:
-        yield GcpWorld(open_cloud(url, clock, **(cloud or {})), emulator, clock, url)
+        module = open_cloud(url, clock, **{"timeout_s": read_timeout_s, **(cloud or {})})
+        yield GcpWorld(module, emulator, clock, url)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,8 +45,9 @@ class FaultyApp:
 
 
 def _fail(fault: Fault, body: bytes, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+    connection: socket.socket = environ["werkzeug.socket"]
     if fault.how == "hang":
-        time.sleep(fault.seconds)
+        select.select([connection], [], [], fault.seconds)  # until the client has had enough, and closes
     if fault.how == "html_502":
         start_response("502 Bad Gateway", [("Content-Type", "text/html"), ("Content-Length", str(len(_HTML)))])
         return [_HTML]
@@ -54,7 +55,6 @@ def _fail(fault: Fault, body: bytes, environ: dict[str, Any], start_response: St
         cut = body[: len(body) // 2]
         start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(cut)))])
         return [cut]
-    connection: socket.socket = environ["werkzeug.socket"]
     connection.shutdown(socket.SHUT_RDWR)
     raise ConnectionAbortedError
 

@@ -12,6 +12,7 @@ from typing import Any
 from tasks.clouds.sim import SimCloud, parse_options
 from tasks.clouds.sim.errors import SimApiError
 from tests.emulators.base import Existing, Fault, Faults
+from tests.emulators.emulated import Refusals, Refuses
 from tests.memory_cloud import Clock
 
 SERVER_TYPE = "g3i-4"
@@ -24,9 +25,17 @@ class StillClock(Clock):
         return seconds
 
 
-class SimWorld:
+class SimWorld(Refuses):
     """See `tests/contract/world.py`. One account in `folder`; another world on the same folder and clock is another
     process that looks at the same account."""
+
+    refusals = Refusals(
+        create="create",
+        capacity="NoCapacity",
+        quota="QuotaExceeded",
+        throttle="TooManyRequests",
+        auth="ExpiredToken",
+    )
 
     def __init__(self, folder: Path, clock: StillClock, **options: Any) -> None:
         self.clock = clock
@@ -62,18 +71,6 @@ class SimWorld:
 
     def plant(self, *faults: Fault) -> None:
         self.faults.plant(*faults)
-
-    def capacity_fault(self) -> Fault:
-        return Fault("create", how="code", code="NoCapacity")
-
-    def quota_fault(self) -> Fault:
-        return Fault("create", how="code", code="QuotaExceeded")
-
-    def throttle_fault(self) -> Fault:
-        return Fault("", how="code", code="TooManyRequests")
-
-    def auth_fault(self) -> Fault:
-        return Fault("", how="code", code="ExpiredToken")
 
     def calls(self) -> list[str]:
         return list(self.faults.calls)

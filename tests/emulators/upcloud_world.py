@@ -7,52 +7,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.clouds.base import Cloud
 from tasks.clouds.upcloud import UpCloud, open_manager
-from tests.emulators.base import Existing, Fault
+from tests.emulators.emulated import EmulatedWorld, Refusals
 from tests.emulators.serving import served
 from tests.emulators.upcloud import PASSWORD, USERNAME, UpCloudEmulator
 from tests.memory_cloud import Clock
 
 
 @dataclass
-class UpCloudWorld:
+class UpCloudWorld(EmulatedWorld):
+    refusals = Refusals(
+        create="POST /server",
+        capacity="SERVER_RESOURCES_UNAVAILABLE",
+        quota="SERVER_CORE_LIMIT_REACHED",
+        throttle="RATE_LIMITED",
+        auth="AUTHENTICATION_FAILED",
+    )
+
     emulator: UpCloudEmulator
-    cloud: Cloud
-    url: str
-    clock: Clock
     server_type: str = "1xCPU-2GB"
     places: tuple[str, ...] = ("de-fra1", "us-chi1", "fi-hel1")
-
-    def now(self) -> float:
-        return self.clock.now()
-
-    def sleep(self, seconds: float) -> None:
-        self.clock.sleep(seconds)
-
-    def existing(self) -> list[Existing]:
-        return self.emulator.existing()
-
-    def add_foreign(self) -> None:
-        self.emulator.add_foreign()
-
-    def plant(self, *faults: Fault) -> None:
-        self.emulator.faults.plant(*faults)
-
-    def capacity_fault(self) -> Fault:
-        return Fault("POST /server", how="code", code="SERVER_RESOURCES_UNAVAILABLE")
-
-    def quota_fault(self) -> Fault:
-        return Fault("POST /server", how="code", code="SERVER_CORE_LIMIT_REACHED")
-
-    def throttle_fault(self) -> Fault:
-        return Fault("POST /server", how="code", code="RATE_LIMITED")
-
-    def auth_fault(self) -> Fault:
-        return Fault("", how="code", code="AUTHENTICATION_FAILED")
-
-    def calls(self) -> list[str]:
-        return list(self.emulator.faults.calls)
 
     def cloud_with(self, *, token: str = "", password: str = PASSWORD, **options: Any) -> UpCloud:
         """The adapter with other credentials or options, on the same account."""
@@ -64,10 +38,12 @@ class UpCloudWorld:
 
 
 @contextmanager
-def open_world(**options: Any) -> Iterator[UpCloudWorld]:
+def open_world(*, read_timeout_s: float = 20.0, **options: Any) -> Iterator[UpCloudWorld]:
     """options: of the emulator and its account."""
     clock = Clock()
     emulator = UpCloudEmulator(clock.now, **options)
     with served(emulator) as url:
-        manager = open_manager(USERNAME, PASSWORD, endpoint=f"{url}/1.3", connect_timeout_s=20.0, read_timeout_s=20.0)
-        yield UpCloudWorld(emulator, UpCloud(manager, now=clock.now), url, clock)
+        manager = open_manager(
+            USERNAME, PASSWORD, endpoint=f"{url}/1.3", connect_timeout_s=20.0, read_timeout_s=read_timeout_s
+        )
+        yield UpCloudWorld(UpCloud(manager, now=clock.now), emulator, clock, url)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +54,10 @@ _DAY_S = 86_400.0
 
 @dataclass(frozen=True, kw_only=True)
 class Creation:
-    """network_s: the longest wait for firewall and network, which take seconds. poll_s: between looks at them."""
+    """network_s: the longest wait for firewall and network, which take seconds. poll_s: between looks at them.
+
+    begun: names of servers of which a group may be there, because this process has asked for it.
+    """
 
     clients: Clients
     skus: Skus
@@ -62,6 +65,7 @@ class Creation:
     sleep: Callable[[float], None]
     network_s: float
     poll_s: float
+    begun: set[str] = field(default_factory=set)
 
     def create(self, spec: CreateSpec) -> VirtualMachine:
         """Returns when Azure has accepted the machine. A second call goes on where the first one ended.
@@ -82,6 +86,7 @@ class Creation:
                 raise
             raise failed from exc
         self._shut_down_at_deadline(spec, vm)
+        self.begun.discard(spec.name)
         return vm
 
     def _group(self, spec: CreateSpec, tags: dict[str, str]) -> tuple[dict[str, str], bool]:
@@ -100,9 +105,11 @@ class Creation:
                 )
             if group_state(found) == "Deleting":
                 raise AzureCloudError(_BEING_DELETED)
+            self.begun.add(spec.name)
             return tags | {STAMP_TAG: str(Stamp.of(found.tags))}, False
         region = Place.parse(spec.place).region
         stamped = tags | {STAMP_TAG: str(Stamp.new(spec.place, self.now()))}
+        self.begun.add(spec.name)
         try:
             groups.create_or_update(spec.name, ResourceGroup(location=region, tags=stamped))
         except HttpResponseError as exc:
@@ -177,6 +184,8 @@ class Creation:
         """
         found = classify(exc)
         if found.may_exist or found.kind is ErrorKind.RATE_LIMITED or found.code in ("GroupNameTaken", "NameTaken"):
+            return exc
+        if spec.name not in self.begun:  # refused at the first look
             return exc
         groups = self.clients.resources.resource_groups
         try:
