@@ -15,6 +15,7 @@ from typing import Any
 from tasks.catalog import Catalog, Classifies
 from tasks.clouds.base import ServerType, Traits
 from tasks.clouds.hosts import SIMULATED, BringsHosts, Configurable
+from tasks.domain.burst import burst_of
 from tasks.domain.cells import Cell
 from tasks.domain.errors import ConfigError, TokensweepError, UnsupportedError
 from tasks.domain.money import Rate, to_usd
@@ -286,6 +287,7 @@ def run_plan(prepared: PreparedSweep, server: PlannedServer, server_run_id: str,
         max_usd=float(preset.max_usd_per_server),
         deadline_s=preset.deadline_s,
         guard=preset.guard,
+        variants=preset.wanted_variants(on_credits=burst_of(vendor, server.offer.name) is not None),
         measured=tuple((cell, tuple(samples)) for cell, samples in sorted(measured.items())),
     )
 

@@ -20,6 +20,7 @@ from tasks.domain.classic import CLASSIC_MIN_TOK_PER_S
 from tasks.domain.errors import ConfigError
 from tasks.domain.policies import POLICIES, policy_for
 from tasks.domain.run_plan import LadderStep
+from tasks.domain.variants import VariantOptions
 
 VendorName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{1,20}$")]
 # Left out of a sweep's id where they are empty, so that older sweeps keep theirs.
@@ -33,6 +34,23 @@ class Step(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     n_tokens: Tokens
     min_tok_per_s: float = Field(gt=0)
+
+
+class Variants(BaseModel):
+    """Measurements beside the ladder (docs/measuring.md). The first two cost seconds and are on, the others are asked
+    for. sustain_s: of servers that are fast only on credits."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    anchor: bool = True
+    threads: bool = True
+    depth: tuple[Tokens, ...] = ()
+    combined: tuple[tuple[Tokens, Tokens], ...] = ()
+    kv_types: tuple[str, ...] = ()
+    gpus: bool = False
+    instances: bool = False
+    numa: bool = False
+    sustain_s: float = Field(default=0.0, ge=0, le=7200)
+    batched: tuple[Annotated[int, Field(gt=0, le=1000)], ...] = ()
 
 
 class Preset(BaseModel):
@@ -56,6 +74,7 @@ class Preset(BaseModel):
     weights: Literal["real", "random", "simulated"] = "random"
     pp: tuple[Tokens | Step, ...] = ()
     tg: tuple[Tokens | Step, ...] = ()
+    variants: Variants = Variants()
     policy: str = "dynamic"
     policy_options: dict[str, float | int | bool] = Field(default_factory=dict)
     guard: Literal["off", "pause", "auto"] = "auto"
@@ -70,6 +89,10 @@ class Preset(BaseModel):
             raise ValueError(f"policy {self.policy!r} is unknown; known: {', '.join(sorted(POLICIES))}")
         try:
             policy_for(self.policy, self.policy_options)
+        except ConfigError as exc:
+            raise ValueError(str(exc)) from exc
+        try:
+            self.wanted_variants()
         except ConfigError as exc:
             raise ValueError(str(exc)) from exc
         if not self.pp and not self.tg:
@@ -103,10 +126,18 @@ class Preset(BaseModel):
                     )
         return tuple(sorted(set(steps), key=lambda s: (s.task, s.n_tokens)))
 
+    def wanted_variants(self, *, on_credits: bool = True) -> dict[str, Any]:
+        """As a run plan has them. on_credits: whether the server is one that is fast only for a while."""
+        wanted = self.variants.model_dump(mode="json")
+        VariantOptions.from_dict(wanted)
+        return {**wanted, "sustain_s": self.variants.sustain_s if on_credits else 0.0}
+
     def sweep_id(self, engine: str, label: str = "") -> str:
         """Identifies the sweep: the same preset, engine and label give the same id."""
         what = self.model_dump(mode="json", exclude={"description", "max_parallel", "max_usd"})
         what = {name: value for name, value in what.items() if value or name not in _NEWER_FIELDS}
+        if self.variants == Variants():
+            del what["variants"]
         text = json.dumps([what, engine, label], sort_keys=True)
         return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 

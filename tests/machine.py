@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from tasks.domain import actions as act
 from tasks.domain import events as ev
@@ -17,6 +18,7 @@ from tasks.domain.conductor import Conductor
 from tasks.domain.gguf import GgufHeader
 from tasks.domain.policy import Policy
 from tasks.domain.run_plan import RunPlan
+from tasks.domain.variants import Variant
 
 MAX_STEPS = 50_000
 
@@ -25,6 +27,7 @@ MAX_STEPS = 50_000
 class Machine:
     """`speed(cell)` gives tokens/s; `jitter(cell, k)` a factor on the seconds of repeat k (from 1).
 
+    variants: by kind, whether it hangs, and the rows that it gives after a second.
     link_changes: (seconds of the run, bytes per second from then on), after `link_bytes_per_s`.
     """
 
@@ -39,6 +42,9 @@ class Machine:
     headers: dict[str, GgufHeader] = field(default_factory=dict)
     dies_with: Callable[[str, str], int | None] = lambda build, model: None
     download_fails: dict[str, str] = field(default_factory=dict)
+    vram_free_bytes: tuple[int, ...] = ()
+    hardware: dict[str, Any] = field(default_factory=dict)
+    variants: dict[str, tuple[bool, list[dict[str, Any]]]] = field(default_factory=dict)
 
     def moved_bytes(self, from_s: float, to_s: float) -> float:
         """What the link brings between two times."""
@@ -93,7 +99,12 @@ class Driver:
     def run(self) -> Trace:
         self.tags: dict[int, int] = {}
         m = self.machine
-        self.post(0.0, lambda t: ev.Probed(t, m.memory_bytes, m.memory_bytes, m.disk_bytes, m.n_cpus))
+        self.post(
+            0.0,
+            lambda t: ev.Probed(
+                t, m.memory_bytes, m.memory_bytes, m.disk_bytes, m.n_cpus, m.vram_free_bytes, m.hardware
+            ),
+        )
         for _ in range(MAX_STEPS):
             if self.act():
                 return Trace(self.conductor.results(), self.decisions, self.actions, self.now_s)
@@ -176,6 +187,22 @@ class Driver:
 
     def do_RemoveModel(self, a: act.RemoveModel) -> None:
         pass
+
+    # -- beside the ladder --
+
+    def do_StartVariant(self, a: act.StartVariant) -> None:
+        v, t = a.variant, self.now_s
+        hangs, rows = self.machine.variants.get(v.kind, (False, []))
+        if not hangs:
+            self.post(t + 1.0, self.variant_ended(v, t, "measured", rows))
+
+    def do_AbortVariant(self, a: act.AbortVariant) -> None:
+        starts = [x.variant for _, x in self.actions if isinstance(x, act.StartVariant)]
+        self.post(self.now_s + 0.01, self.variant_ended(starts[-1], self.now_s, "timed_out", []))
+
+    @staticmethod
+    def variant_ended(v: Variant, t: float, outcome: str, rows: list[dict[str, Any]]) -> Callable[[float], ev.Event]:
+        return lambda now: ev.VariantEnded(now, v.kind, v.label, v.model, outcome, t, "", v.settings(), rows)
 
     # -- llama-bench --
 

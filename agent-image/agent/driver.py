@@ -20,6 +20,7 @@ from agent.limits import read_text
 from agent.model_fetch import HeaderRequest, ModelFetch, remove_model
 from agent.phases import Phases
 from agent.telemetry import Telemetry
+from agent.variant_run import VariantRun
 from tasks.domain import actions as act
 from tasks.domain.conductor import Conductor
 from tasks.domain.errors import AgentError
@@ -68,6 +69,7 @@ class Driver:
         self._headers: dict[str, HeaderRequest] = {}
         self._bench: Bench | None = None
         self._engine_of: Bench | None = None
+        self._variant: VariantRun | None = None
         self._phases = Phases()
         self._telemetry = Telemetry()
         self._selector = selectors.DefaultSelector()
@@ -82,6 +84,8 @@ class Driver:
             act.RemoveModel: self._remove_model,
             act.StartBench: self._start_bench,
             act.AbortBench: self._abort_bench,
+            act.StartVariant: self._start_variant,
+            act.AbortVariant: self._abort_variant,
             act.Finish: self._finish,
         }
 
@@ -188,6 +192,8 @@ class Driver:
         """Notice every child that has ended."""
         if self._bench is not None and self._bench.ended:
             self._bench_ended(self._bench)
+        if self._variant is not None and self._variant.ended:
+            self._variant_ended(self._variant)
         for name, fetch in list(self._fetches.items()):
             if fetch.child.ended:
                 self._unwatch(fetch.child.stdout)
@@ -210,10 +216,20 @@ class Driver:
         self._telemetry.watch(0)
         self._pass_on(bench.reap(self._clock()))
 
+    def _variant_ended(self, variant: VariantRun) -> None:
+        for pipe in variant.pipes:
+            self._unwatch(pipe)
+        self._variant = None
+        self._telemetry.watch(0)
+        self._on(variant.reap(self._clock()))
+
     def _end_children(self) -> None:
         if self._bench is not None:
             self._bench.abort()
             self._bench.reap(self._clock())
+        if self._variant is not None:
+            self._variant.abort()
+            self._variant.reap(self._clock())
         for fetch in self._fetches.values():
             fetch.child.close()
         for header in self._headers.values():
@@ -263,7 +279,8 @@ class Driver:
     def _start_bench(self, action: act.StartBench) -> None:
         if self._bench is not None:
             raise AgentError(f"The conductor started {action.model} while {self._bench.start.model} was running.")
-        argv = bench_argv(self._runtime_dir, self._model_path(action.model), action, self._plan.n_threads)
+        n_threads = action.n_threads or self._plan.n_threads
+        argv = bench_argv(self._runtime_dir, self._model_path(action.model), action, n_threads)
         environment = bench_environment(self._runtime_dir, action.build, self._bench_extra)
         self._bench = bench = Bench(action, argv, environment)
         self._on(bench.started(self._clock()))
@@ -283,6 +300,19 @@ class Driver:
     def _abort_bench(self, action: act.AbortBench) -> None:
         if self._bench is not None:
             self._bench.abort()
+
+    def _start_variant(self, action: act.StartVariant) -> None:
+        model = self._model_path(action.variant.model)
+        self._variant = variant = VariantRun(
+            action, self._runtime_dir, model, self._plan.n_threads, self._bench_extra, self._clock()
+        )
+        self._telemetry.watch(variant.pid)
+        for pipe in variant.pipes:
+            self._watch(pipe, variant.read)
+
+    def _abort_variant(self, action: act.AbortVariant) -> None:
+        if self._variant is not None:
+            self._variant.abort()
 
     def _finish(self, action: act.Finish) -> None:
         self._finish_reason = action.reason or "finished"

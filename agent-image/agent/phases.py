@@ -14,12 +14,13 @@ from tasks.domain.events import (
     HeaderFailed,
     HeaderRead,
     Probed,
+    VariantEnded,
     WarmupStarted,
 )
 
 
 class Phases:
-    """Give it every event; it returns the phases that the event ends: probe, header, download, load, bench."""
+    """Give it every event; it returns the phases that the event ends: probe, header, download, load, bench, variant."""
 
     def __init__(self) -> None:
         self._open: dict[tuple[str, str], float] = {("probe", ""): 0.0}
@@ -41,6 +42,9 @@ class Phases:
             self.begin("bench", event.model, event.t_s)
         elif isinstance(event, WarmupStarted):
             return self._end("load", event.cell.model, event.t_s)
+        elif isinstance(event, VariantEnded):
+            self.begin("variant", event.model, event.started_s)
+            return self._end("variant", event.model, event.t_s)
         elif isinstance(event, BenchExited):
             self._open.pop(("load", event.model), None)
             return self._end("bench", event.model, event.t_s)

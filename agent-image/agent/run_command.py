@@ -128,7 +128,7 @@ class _Session:
             options=self._options.fetch,
             bench_extra=self._options.bench_environment,
         )
-        first: list[Event] = [probed(self._run_dir, self._clock, on_gpu=bool(choice.gpu_builds))]
+        first: list[Event] = [probed(self._run_dir, self._runtime_dir, self._clock, on_gpu=bool(choice.gpu_builds))]
         if choice.broken:
             first.append(NoWorkingBuild(self._clock(), f"no build of the runtime works here: {choice.broken}"))
         reason = self._driver.run(first, choice.decisions)
@@ -169,15 +169,16 @@ def _with_rows(plan: RunPlan, before: list[dict[str, Any]]) -> Any:
     return tuple(measured.items())
 
 
-def probed(run_dir: Path, clock: Callable[[], float], *, on_gpu: bool) -> Probed:
+def probed(run_dir: Path, runtime_dir: Path, clock: Callable[[], float], *, on_gpu: bool) -> Probed:
     """What the server has, as the run's first event. on_gpu: a build for its GPUs works; else their memory is none."""
     from agent.hardware import fingerprint
     from agent.limits import usable
     from agent.part_file import free_bytes
+    from agent.variant_run import programs
     from tasks.domain.events import Probed
     from tasks.domain.gpu_faults import listed_gpus
 
-    hardware = fingerprint(run_dir)
+    hardware = {**fingerprint(run_dir), "programs": programs(runtime_dir)}
     here = usable()
     return Probed(
         clock(),

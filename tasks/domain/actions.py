@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tasks.domain.cells import Cell
+from tasks.domain.variants import Variant
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ class RemoveModel(Action):
 class StartBench(Action):
     """Start one llama-bench process over these cells; they share a model, pp before tg.
 
-    ngl: layers to offload; None for a build without a GPU, whose command line then does not speak of them.
+    n_threads: 0 takes the plan's. ngl: layers to offload; None for a build without a GPU, whose command line then
+    does not speak of them.
     Answer with BenchStarted, then WarmupStarted/RepeatStarted/BenchRow as they come, then BenchExited.
     """
 
@@ -66,6 +68,7 @@ class StartBench(Action):
     cells: tuple[Cell, ...]
     n_repeats: int
     ngl: int | None = None
+    n_threads: int = 0
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,21 @@ class AbortBench(Action):
     """Kill the running llama-bench; answer with BenchExited(aborted=True)."""
 
     model: str
+
+
+@dataclass(frozen=True)
+class StartVariant(Action):
+    """Start the processes of one measurement beside the ladder; answer with VariantEnded when all have ended."""
+
+    variant: Variant
+    build: str
+    ngl: int | None = None
+    n_threads: int = 0
+
+
+@dataclass(frozen=True)
+class AbortVariant(Action):
+    """Kill what is left of it; answer with VariantEnded(outcome="timed_out")."""
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ from tasks.domain.offload import fits_server
 from tasks.domain.policy import Policy, RunView, Verdict
 from tasks.domain.run_plan import RunPlan
 from tasks.domain.run_state import RunState, detail_of
+from tasks.domain.variant_book import VariantBook
+from tasks.domain.variants import Variant
 
 
 class Conductor:
@@ -32,6 +34,7 @@ class Conductor:
         self.plan = plan
         self.policy = policy
         self.run = RunState(plan, policy)
+        self.variants = VariantBook(self.run)
         self.bench: BenchState | None = None
         self.probed = False
         self.finishing: Reason | None = None
@@ -54,6 +57,7 @@ class Conductor:
             ev.NoWorkingBuild: self._on_no_working_build,
             ev.BenchRow: self._on_bench_row,
             ev.BenchExited: self._on_bench_exited,
+            ev.VariantEnded: self._on_variant_ended,
             ev.Cancelled: self._on_cancelled,
         }
 
@@ -85,6 +89,7 @@ class Conductor:
         self.view.n_cpus = event.n_cpus
         self.view.has_gpu = bool(event.vram_free_bytes)
         self.run.offloads.vram_free_bytes = tuple(event.vram_free_bytes)
+        self.variants.probed(event)
 
     def _on_cancelled(self, event: ev.Cancelled) -> None:
         self.finishing = Reason.CANCELLED
@@ -167,6 +172,9 @@ class Conductor:
         if bench is not None and self.finishing is None:
             bench_ended(self.run, bench, event)
 
+    def _on_variant_ended(self, event: ev.VariantEnded) -> None:
+        self.variants.ended(event)
+
     # ---- what to do ---------------------------------------------------------------------------------
 
     def next(self, now_s: float) -> list[act.Action]:
@@ -182,11 +190,12 @@ class Conductor:
             return []
         out: list[act.Action] = []
         self._judge_bench(out)
+        self._judge_variant(out)
         self._start_bench(out)
         guarded = self._guarded()
         judge_downloads(self.run, out, guarded=guarded, idle_since_s=self.idle_since_s)
         feed_downloads(self.run, out, guarded=guarded)
-        if self.bench is None and all(m.stage is Stage.CLOSED for m in self.run.models):
+        if self.idle and all(m.stage is Stage.CLOSED for m in self.run.models):
             return out + self._finish(None)
         return out
 
@@ -198,6 +207,8 @@ class Conductor:
         wake = view.end_s
         if bench is not None and bench.running and bench.stop is None:
             wake = min(wake, self.policy.next_check_s(view, bench.view))
+        if self.variants.running is not None and not self.variants.abort_sent:
+            wake = min(wake, self.variants.abort_at_s)
         for model in self.run.models:
             if model.stage is Stage.DOWNLOADING and model.download is not None:
                 waited_s = waiting_s(self.run, model, self.idle_since_s)
@@ -242,22 +253,57 @@ class Conductor:
         self.run.record(cell, verdict)
         return None if verdict.go else verdict
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is being measured."""
+        return self.bench is None and self.variants.running is None
+
+    def _judge_variant(self, out: list[act.Action]) -> None:
+        book = self.variants
+        if book.running is not None and not book.abort_sent and self.view.now_s >= book.abort_at_s:
+            book.abort_sent = True
+            out.append(act.AbortVariant())
+
+    def _begin_variant(self, variant: Variant | None, out: list[act.Action]) -> bool:
+        if variant is None:
+            return False
+        self.variants.begin(variant)
+        self.idle_since_s = None
+        ngl = variant.ngl
+        if ngl is None:
+            ngl = self.run.layers_to_offload(self.view.now_s, variant.model)
+        out.append(act.StartVariant(variant, self.run.builds[0], ngl, self.run.n_threads))
+        return True
+
     def _start_bench(self, out: list[act.Action]) -> None:
-        if self.bench is not None:
+        """The next process: of the ladder, or beside it."""
+        if not self.idle or self._begin_variant(self.variants.between_models(), out):
             return
+        out += [act.RemoveModel(name) for name in [self.variants.kept()] if name]
         for model in self.run.models:
             if model.stage is not Stage.READY:
                 continue
+            if self._begin_variant(self.variants.before_ladder(model), out):
+                return
             cells = self._open_cells(model)
             if cells:
                 self.bench = BenchState(model.spec.name, cells, self.policy.n_repeats, self.view.now_s)
                 self.idle_since_s = None
                 ngl = self.run.layers_to_offload(self.view.now_s, model.spec.name)
-                out.append(act.StartBench(model.spec.name, self.run.builds[0], cells, self.policy.n_repeats, ngl))
+                out.append(
+                    act.StartBench(
+                        model.spec.name, self.run.builds[0], cells, self.policy.n_repeats, ngl, self.run.n_threads
+                    )
+                )
+                return
+            if self._begin_variant(self.variants.after_ladder(model), out):
                 return
             model.stage = Stage.CLOSED
-            self.view.disk_free_bytes += model.spec.planned_bytes
-            out.append(act.RemoveModel(model.spec.name))
+            if not self.variants.keeps(model.spec.name):
+                self.view.disk_free_bytes += model.spec.planned_bytes
+                out.append(act.RemoveModel(model.spec.name))
+            if self._begin_variant(self.variants.between_models(), out):
+                return
         if self.idle_since_s is None:
             self.idle_since_s = self.view.now_s
 
@@ -283,6 +329,8 @@ class Conductor:
 
     def _guarded(self) -> bool:
         bench = self.bench
+        if self.variants.running is not None:
+            return self.plan.guard != "off"
         if bench is None or bench.view.loaded_s is None:
             return False
         return self.policy.pauses_downloads(self.view, bench.view.current or bench.view.cells[0])
@@ -296,6 +344,8 @@ class Conductor:
             if current is not None and reason is not None:
                 self.run.resolve(now_s, current, reason, "stopped in the middle", self.bench.samples_s())
             out.append(act.AbortBench(self.bench.view.model))
+        if self.variants.running is not None:
+            out.append(act.AbortVariant())
         out += [act.AbortDownload(m.spec.name) for m in self.run.models if m.stage is Stage.DOWNLOADING]
         for cell in self.run.order:
             if cell not in self.view.results:

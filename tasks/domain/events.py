@@ -166,6 +166,26 @@ class BenchExited(Event):
 
 
 @dataclass(frozen=True)
+class VariantEnded(Event):
+    """A measurement beside the ladder has ended (tasks/domain/variants.py).
+
+    variant: one of KINDS there. outcome: measured, failed or timed_out. started_s: on the clock of t_s. settings: what
+    was changed. rows: the engine's JSON lines, each with the number of its process (`instance`, from 0) and its device
+    set.
+    """
+
+    variant: str
+    label: str
+    model: str
+    outcome: str
+    started_s: float
+    build: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    detail: str = ""
+
+
+@dataclass(frozen=True)
 class Cancelled(Event):
     detail: str = ""
 
@@ -194,6 +214,7 @@ EVENT_TYPES: dict[str, type[Event]] = {
         NoWorkingBuild,
         BenchRow,
         BenchExited,
+        VariantEnded,
         Cancelled,
         Tick,
     )

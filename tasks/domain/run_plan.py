@@ -65,6 +65,7 @@ class RunPlan:
     n_threads: 0 lets the agent use one thread per CPU that it may run on.
     measured: cells already measured by an interrupted run of this sweep, with their samples in seconds.
     known: what earlier runs of this server type or of its twins showed.
+    variants: which measurements beside the ladder are wanted, see VariantOptions.
     guard: "off", "pause" or "auto": how downloads make way for timed repeats.
     """
 
@@ -86,6 +87,7 @@ class RunPlan:
     n_threads: int = 0
     guard: str = "auto"
     gpu_builds: tuple[str, ...] = ()
+    variants: dict[str, Any] = field(default_factory=dict)
     measured: tuple[tuple[Cell, tuple[float, ...]], ...] = ()
     known: tuple[KnownCell, ...] = ()
     plan_version: int = PLAN_VERSION

@@ -31,6 +31,7 @@ class RunState:
         self.models = [ModelState(m) for m in sorted(plan.models, key=lambda m: m.planned_bytes)]
         self.builds = list(plan.builds) or [DEFAULT_BUILD]
         self.proven_builds: set[str] = set()
+        self.n_threads = 0
         self.offloads = Offloads(frozenset(plan.gpu_builds))
         self.order = {c: i for i, c in enumerate(self.view.cells)}
         self._by_name = {m.spec.name: m for m in self.models}

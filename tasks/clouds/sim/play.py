@@ -65,7 +65,7 @@ class Play:
         self._now_s = 0.0
         self._due: list[tuple[float, int, tuple[str, int], Callable[[], None]]] = []
         self._n_due = 0
-        self._turn = {"bench": 0, "download": 0, "tick": 0, "header": 0}
+        self._turn = {"bench": 0, "variant": 0, "download": 0, "tick": 0, "header": 0}
         self._download: _Download | None = None
         self._bench_model = ""
         self._phase_began: dict[tuple[str, str], float] = {("probe", ""): 0.0}
@@ -378,6 +378,35 @@ class Play:
             self._new_turn("bench")
             self._at(self._now_s + 0.01, "bench", lambda: self._exited(action.model, RC_SIGKILL, True))
 
+    # ---- beside the ladder ----------------------------------------------------------------------------
+
+    def _start_variant(self, action: act.StartVariant) -> None:
+        """Simulated servers play the lengths of a variant; what else it changes has no effect on them."""
+        self._new_turn("variant")
+        variant, model = action.variant, self._models[action.variant.model]
+        process, began_s = self._turn["variant"], self._now_s
+        lengths = [(PP, n) for n in variant.n_prompt] + [(TG, n) for n in variant.n_gen]
+        rows: list[dict[str, Any]] = []
+        t_s = began_s + self.machine.load_s(model)
+        for cell in (Cell(model.name, task, n) for task, n in lengths):
+            samples_s = tuple(
+                self.machine.repeat_s(model, cell, process, k) for k in range(1, min(variant.n_repeats, 100) + 1)
+            )
+            for n_threads in variant.n_threads or (action.n_threads or self.plan.n_threads,):
+                rows.append({**bench_row(self.machine, model, cell, samples_s, n_threads), "instance": 0})
+            t_s += sum(samples_s)
+
+        def end() -> None:
+            values = (variant.kind, variant.label, variant.model, "measured", began_s, action.build)
+            self._on(ev.VariantEnded(self._now_s, *values, variant.settings(), rows))
+
+        self._at(t_s, "variant", end)
+
+    def _abort_variant(self, action: act.AbortVariant) -> None:
+        self._new_turn("variant")
+        values = ("", "", "", "timed_out", self._now_s)
+        self._at(self._now_s + 0.01, "variant", lambda: self._on(ev.VariantEnded(self._now_s, *values)))
+
 
 # How much of the file comes before the fault, where that is not drawn.
 _SHARE = {"checksum": 1.0, "download_slow": 0.01}
@@ -396,5 +425,7 @@ _ACTIONS: dict[type[act.Action], Callable[[Play, Any], None]] = {
     act.RemoveModel: Play._remove_model,
     act.StartBench: Play._start_bench,
     act.AbortBench: Play._abort_bench,
+    act.StartVariant: Play._start_variant,
+    act.AbortVariant: Play._abort_variant,
     act.Finish: Play._finish,
 }
