@@ -24,6 +24,7 @@ from tasks.domain.run_plan import ModelSpec, RunPlan
 from tasks.domain.sweep_plan import Offer, PlannedServer, SweepPlan, plan_server, plan_sweep
 from tasks.engine import Engine, engine_for, why_no_engine
 from tasks.lake import Lake, completed_servers, measured_cells, open_lake
+from tasks.lake.earlier import Known, known_cells
 from tasks.lake.resume import Measured
 from tasks.lake_access import lake_address
 from tasks.models.catalogue import load_catalogue, select_models
@@ -38,13 +39,15 @@ SYSTEM_DISK_BYTES = 12 * 10**9  # Ubuntu 24.04 with room for its logs, and the r
 @dataclass(frozen=True)
 class PreparedSweep:
     """A plan with all that is needed to carry it out. server_types: by "vendor/name", with the wanted places.
-    measured: by vendor, what earlier runs of the sweep have measured."""
+    measured: by vendor, what earlier runs of the sweep have measured. known: by vendor and type, what earlier runs of
+    any sweep showed of the type or of its twins."""
 
     preset: Preset
     plan: SweepPlan
     models: tuple[ModelSpec, ...]
     server_types: dict[str, ServerType]
     measured: dict[str, Measured]
+    known: Known
 
     def to_run(self) -> tuple[PlannedServer, ...]:
         return self.plan.to_run()
@@ -145,17 +148,20 @@ def prepare(
     servers: list[PlannedServer] = []
     earlier: dict[str, Measured] = {}
     done: dict[str, set[str]] = {}
+    sold = {vendor: server_types(cloud, wanted[vendor]) for vendor, cloud in clouds.items()}
     with open_lake(lake_address(services.settings), documented=False) as lake:
+        names = [(vendor, name) for vendor, kinds in sold.items() for name in kinds]
+        known = known_cells(lake, names, simulated=preset.weights == SIMULATED)
         for vendor in clouds:
             earlier[vendor] = measured_cells(lake, sweep_id, vendor=vendor)
             done[vendor] = _done(lake, sweep_id, models, preset, vendor, earlier[vendor])
     for vendor, cloud in clouds.items():
-        for name, sold in server_types(cloud, wanted[vendor]).items():
-            kind = in_places(sold, preset.places)
+        for name, offered in sold[vendor].items():
+            kind = in_places(offered, preset.places)
             types[f"{vendor}/{name}"] = kind
             cannot = _cannot(kind, preset, services)
             servers.append(_planned(kind, cloud.traits, models, preset, rates, cannot, done=name in done[vendor]))
-    return PreparedSweep(preset, plan_sweep(sweep_id, servers, preset.max_usd), models, types, earlier)
+    return PreparedSweep(preset, plan_sweep(sweep_id, servers, preset.max_usd), models, types, earlier, known)
 
 
 def _check_fit(cloud: Catalog, preset: Preset) -> None:
@@ -273,6 +279,7 @@ def run_plan(prepared: PreparedSweep, server: PlannedServer, server_run_id: str,
         for m in prepared.models
     )
     measured = prepared.measured.get(vendor, {}).get(server.offer.name, {})
+    cells = {Cell(m.name, step.task, step.n_tokens) for m in specs for step in preset.ladder()}
     return RunPlan(
         sweep_id=prepared.plan.sweep_id,
         server_run_id=server_run_id,
@@ -289,6 +296,7 @@ def run_plan(prepared: PreparedSweep, server: PlannedServer, server_run_id: str,
         guard=preset.guard,
         variants=preset.wanted_variants(on_credits=burst_of(vendor, server.offer.name) is not None),
         measured=tuple((cell, tuple(samples)) for cell, samples in sorted(measured.items())),
+        known=tuple(k for k in prepared.known.get((vendor, server.offer.name), ()) if k.cell in cells),
     )
 
 

@@ -11,6 +11,7 @@ Whether something is worth its seconds is judged by what they add to the bill: w
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Sequence
 
 from tasks.domain.cells import PP, Cell, Reason
@@ -84,7 +85,7 @@ class DynamicPolicy:
     download_wait_s: float = 900.0
     download_idle_s: float = 2700.0
     download_judge_s: float = 20.0
-    download_optimism: float = 2.0
+    download_optimism: float = 1.5
     download_sure_s: float = 600.0
     download_check_s: float = 5.0
     memory_ratio: float = 1.1
@@ -98,17 +99,22 @@ class DynamicPolicy:
         if needed > view.disk_free_bytes:
             return Verdict(False, Reason.DISK, {"disk_needed_bytes": needed, "disk_free_bytes": view.disk_free_bytes})
         verdict = GO
-        for cell in view.cells:
-            if cell.model == model.name and cell not in view.results:
-                own = self.judge_cell(view, cell)
-                if own.go:
-                    return GO
-                verdict = own if verdict.go else verdict
+        cells = [c for c in view.cells if c.model == model.name and c not in view.results]
+        download_usd = self._price_usd(view, model.planned_bytes / self._link_bytes_per_s(view)) if cells else 0.0
+        for cell in cells:
+            # All cells share the price of the download.
+            own = self._judge_cell(view, cell, self._optimism(view, cell, download_usd / len(cells)))
+            if own.go:
+                return GO
+            verdict = own if verdict.go else verdict
         return verdict
 
     def judge_cell(self, view: RunView, cell: Cell) -> Verdict:
+        return self._judge_cell(view, cell, self._optimism(view, cell))
+
+    def _judge_cell(self, view: RunView, cell: Cell, optimism: float) -> Verdict:
         evidence: dict[str, Any] = {}
-        for gate in (self._memory_gate, self._inherited_gate, self._speed_gate):
+        for gate in (self._memory_gate, self._inherited_gate, partial(self._speed_gate, optimism=optimism)):
             verdict = gate(view, cell)
             if not verdict.go:
                 return verdict
@@ -139,10 +145,10 @@ class DynamicPolicy:
                 return Verdict(False, Reason.SMALLER_MODEL_TOO_SLOW, {"because_of": str(same)})
         return GO
 
-    def _speed_gate(self, view: RunView, cell: Cell) -> Verdict:
+    def _speed_gate(self, view: RunView, cell: Cell, optimism: float) -> Verdict:
         """Skip what even an optimist sees miss its gate, or not finished before money or deadline end the run."""
         gate = self.gate_tok_per_s(view, cell)
-        prediction = predict(view, cell, self.prior, self._optimism(view, cell))
+        prediction = predict(view, cell, self.prior, optimism)
         if prediction is None:
             return Verdict(True, evidence={"min_tok_per_s": gate, "predicted": "nothing comparable measured yet"})
         evidence = {**prediction.evidence(), "min_tok_per_s": gate}
@@ -153,9 +159,10 @@ class DynamicPolicy:
         evidence.update(needed_s=needed_s, remaining_s=view.remaining_s, usd_per_hour=view.plan.price_usd_per_hour)
         return Verdict(needed_s <= view.remaining_s, view.end_reason, evidence)
 
-    def _optimism(self, view: RunView, cell: Cell) -> float:
-        """The quantile that must miss: a cell is not worth its first run when chance times worth is below the price."""
-        look_usd = self._price_usd(view, self.budget_s(view, cell) / self._n_runs(cell))
+    def _optimism(self, view: RunView, cell: Cell, before_usd: float = 0.0) -> float:
+        """The quantile that must miss: a cell is not worth its first run when chance times worth is below the price,
+        with its share of what has to be spent before."""
+        look_usd = before_usd + self._price_usd(view, self.budget_s(view, cell) / self._n_runs(cell))
         wanted = 1.0 - look_usd / self.point_usd
         listed = (q for q in QUANTILES if max(wanted, self.least_optimism) <= q <= self.optimism)
         return min(listed, default=self.optimism)
@@ -173,12 +180,15 @@ class DynamicPolicy:
             for cell in view.cells:
                 if cell not in view.results:
                     rest_s[cell.model] += self._likely_s(view, cell)
-            here = {d.model: d.mean_bytes_per_s for d in view.finished_downloads}
-            link = min(here.values(), default=LINK_BYTES_PER_S) or LINK_BYTES_PER_S
+            here, link = {d.model for d in view.finished_downloads}, self._link_bytes_per_s(view)
             coming = [view.model(m).planned_bytes / link for m, s in rest_s.items() if s > 0 and m not in here]
             view.memo[REST] = sum(rest_s.values()) + sum(coming)
         rest: float = view.memo[REST]
         return rest
+
+    def _link_bytes_per_s(self, view: RunView) -> float:
+        largest = max(view.finished_downloads, key=lambda d: d.bytes_total, default=None)
+        return (largest.mean_bytes_per_s if largest else 0.0) or LINK_BYTES_PER_S
 
     def _likely_s(self, view: RunView, cell: Cell) -> float:
         """Seconds for an open cell; 0 for one that will be skipped as far as that is known."""
@@ -254,6 +264,7 @@ class DynamicPolicy:
             began_s = bench.warming_since_s if bench.warming_since_s is not None else view.now_s
             evidence = {
                 "elapsed_s": view.now_s - began_s,
+                "run_s": self._current_run_s(view, bench),
                 "limit_s": stop_at_s - began_s,
                 "budget_s": self.budget_s(view, cell),
                 "min_tok_per_s": self.gate_tok_per_s(view, cell),
@@ -262,6 +273,13 @@ class DynamicPolicy:
             }
             return Verdict(False, Reason.MEASURED_TOO_SLOW, evidence)
         return self._judge_repeats(view, bench, cell)
+
+    def _current_run_s(self, view: RunView, bench: BenchView) -> float:
+        """Seconds of the run under way; of a generated text the warm-up is a single token and no run."""
+        since_s = bench.repeat_since_s
+        if since_s is None and bench.current is not None and bench.current.task == PP:
+            since_s = bench.warming_since_s
+        return 0.0 if since_s is None else view.now_s - since_s
 
     def _judge_repeats(self, view: RunView, bench: BenchView, cell: Cell) -> Verdict:
         """Stop repeating when the mean is known well enough and stopping saves more than loading again costs."""

@@ -110,6 +110,7 @@ class RunView:
         self._speeds: dict[Cell, Speed] = {}
         self._needs: dict[Cell, MemoryNeed] = {}
         self.billing = self.plan.billing
+        self.known = {k.cell: k for k in self.plan.known}
         self.memo: dict[Cell, Any] = {}
         self.noise: list[tuple[int, float]] = []
         for result in self.results.values():

@@ -7,7 +7,11 @@ In logarithms every step is a small linear rule (see prior_data.py for the coeff
 * model to model, same cell: log v - log u = a + b d + c s d, where u is the next smaller model that has the cell, d
   the logarithm of the ratio of the file sizes and s the slope of log speed against log size over the two next smaller
   models, if there are two. With speed bound by memory bandwidth s is -1: the rule is a roofline whose bandwidth the
-  server itself has shown.
+  server itself has shown;
+* earlier runs of the same server type or of a twin (tasks/domain/known.py): each of these rules has a variant with one
+  more term, how the earlier run's speed changed in the same step; where nothing is measured yet, the earlier speed
+  itself; and a cell that the earlier run had to stop is held below what it was stopped at, times the quantile of
+  what became of such cells.
 
 u and w are speeds of the fastest repeat: a repeat that was disturbed says little about the next cell. Each rule carries
 quantiles of its residuals on servers that it was not fitted on, by how far the repeats of its source lay apart, so an
@@ -19,9 +23,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Optional, Tuple
+from typing import Any, Optional, Sequence, Tuple
 
 from tasks.domain.cells import TG, Cell
+from tasks.domain.known import KnownCell
 from tasks.domain.policy import RunView, Speed
 
 QUANTILES = (0.005, 0.05, 0.5, 0.95, 0.98, 0.99, 0.995, 0.998)
@@ -55,25 +60,36 @@ class Prior:
 class Prediction:
     """Tokens/s of a cell. low..high: 90 % of unseen servers were within. optimistic: the end that gates trust.
 
-    source: the measured cell it was drawn from. rule: by which rule; "bracket" where none was at hand.
+    source: the measured cell it was drawn from, None where nothing but an earlier run is known. rule: by which rule;
+    "bracket" where none was at hand. known: what an earlier run showed of the cell, where that was used.
     """
 
     tok_per_s: float
     low_tok_per_s: float
     high_tok_per_s: float
     optimistic_tok_per_s: float
-    source: Cell
+    source: Optional[Cell]
     rule: str
+    known: Optional[KnownCell] = None
 
     def evidence(self) -> dict[str, Any]:
-        return {
+        found: dict[str, Any] = {
             "predicted_low_tok_per_s": self.low_tok_per_s,
             "predicted_tok_per_s": self.tok_per_s,
             "predicted_high_tok_per_s": self.high_tok_per_s,
             "optimistic_tok_per_s": self.optimistic_tok_per_s,
-            "from": str(self.source),
             "rule": self.rule,
         }
+        if self.source is not None:
+            found["from"] = str(self.source)
+        if self.known is not None:
+            found["known_at_most_tok_per_s" if self.known.at_most else "known_tok_per_s"] = self.known.tok_per_s
+            found["known_from"] = self.known.source
+        return found
+
+
+KNOWN = "known"
+"""The rule for a cell of which only an earlier run tells; and the last word of the rules that have its term."""
 
 
 def spread_class(spread: Optional[float]) -> int:
@@ -83,14 +99,25 @@ def spread_class(spread: Optional[float]) -> int:
     return sum(spread >= bound for bound in SPREADS)
 
 
-def length_rule(has_gpu: bool, task: str, n_from: int, n_to: int, smaller: bool) -> str:
-    """Name of the rule from one length to another; `smaller`: with the next smaller model's ratio."""
-    return f"{'gpu' if has_gpu else 'cpu'} {task}{n_from}-{n_to}{' smaller' if smaller else ''}"
+def length_rule(has_gpu: bool, task: str, n_from: int, n_to: int, smaller: bool, known: bool = False) -> str:
+    """Name of the rule from one length to another; `smaller`: with the next smaller model's ratio; `known`: with that
+    of an earlier run."""
+    return f"{'gpu' if has_gpu else 'cpu'} {task}{n_from}-{n_to}{' smaller' * smaller}{' known' * known}"
 
 
-def model_rule(has_gpu: bool, task: str, slope: bool) -> str:
-    """Name of the rule from a smaller model; `slope`: with the two next smaller ones."""
-    return f"{'gpu' if has_gpu else 'cpu'} {task} model{' slope' if slope else ''}"
+def model_rule(has_gpu: bool, task: str, slope: bool, known: bool = False) -> str:
+    """Name of the rule from a smaller model; `slope`: with the two next smaller ones; `known`: with an earlier run."""
+    return f"{'gpu' if has_gpu else 'cpu'} {task} model{' slope' * slope}{' known' * known}"
+
+
+def known_rule(has_gpu: bool, task: str) -> str:
+    """Name of the rule that trusts an earlier run alone."""
+    return f"{'gpu' if has_gpu else 'cpu'} {task} {KNOWN}"
+
+
+def failed_rule(has_gpu: bool, task: str) -> str:
+    """Name of the rule for a cell that an earlier run had to stop."""
+    return f"{'gpu' if has_gpu else 'cpu'} {task} stopped before"
 
 
 def predict(view: RunView, cell: Cell, prior: Prior, quantile: float = QUANTILES[-1]) -> Optional[Prediction]:
@@ -98,6 +125,11 @@ def predict(view: RunView, cell: Cell, prior: Prior, quantile: float = QUANTILES
 
     quantile: of the residuals, for the optimistic end; one of QUANTILES.
     """
+    own = _from_measured(view, cell, prior, quantile) or _from_known(view, cell, prior, quantile)
+    return _below_what_failed(view, cell, prior, quantile, own)
+
+
+def _from_measured(view: RunView, cell: Cell, prior: Prior, quantile: float) -> Optional[Prediction]:
     for shorter in view.shorter(cell):
         measured = view.speed(shorter)
         if measured is not None:
@@ -108,6 +140,53 @@ def predict(view: RunView, cell: Cell, prior: Prior, quantile: float = QUANTILES
         if measured is not None:
             return _from_model(view, cell, same, measured, prior, quantile)
     return None
+
+
+def _from_known(view: RunView, cell: Cell, prior: Prior, quantile: float) -> Optional[Prediction]:
+    known = view.known.get(cell)
+    name = known_rule(view.has_gpu, cell.task)
+    rule = prior.rules.get(name)
+    if known is None or known.at_most or rule is None:
+        return None
+    level = math.log(known.tok_per_s) + rule.coefficients[0]
+    return _predicted(level, rule, known.spread, quantile, None, name, known)
+
+
+def _below_what_failed(
+    view: RunView, cell: Cell, prior: Prior, quantile: float, own: Optional[Prediction]
+) -> Optional[Prediction]:
+    """The prediction, held down where an earlier run of the cell was stopped as too slow."""
+    known = view.known.get(cell)
+    name = failed_rule(view.has_gpu, cell.task)
+    rule = prior.rules.get(name)
+    if known is None or not known.at_most or rule is None:
+        return own
+    at = dict(zip(QUANTILES, rule.residuals[-1]))
+    bound = known.tok_per_s
+    high, optimistic = bound * math.exp(at[0.95]), bound * math.exp(at[quantile])
+    if own is None:
+        return Prediction(min(bound, high), 0.0, high, optimistic, None, name, known)
+    if own.optimistic_tok_per_s <= optimistic:
+        return own
+    return Prediction(
+        min(own.tok_per_s, bound, high),
+        min(own.low_tok_per_s, bound, high),
+        min(own.high_tok_per_s, high),
+        optimistic,
+        own.source,
+        f"{own.rule}, {name}",
+        known,
+    )
+
+
+def _known_ratio(view: RunView, here: Cell, there: Cell) -> Optional[float]:
+    """How the speed of an earlier run changed from one cell to the other, as a logarithm."""
+    if not view.known:
+        return None
+    to, from_ = view.known.get(here), view.known.get(there)
+    if to is None or from_ is None or to.at_most or from_.at_most:
+        return None
+    return math.log(to.tok_per_s / from_.tok_per_s)
 
 
 def _from_length(
@@ -129,24 +208,24 @@ def _from_length(
         ends = [end + at[q] - at[0.5] for end, q in zip(ends, (0.05, 0.95, quantile))]
         names.append(name)
     low, high, optimistic = (math.exp(level + end) for end in ends)
-    return Prediction(math.exp(level), low, high, optimistic, shorter, ", ".join(names))
+    used = view.known.get(cell) if any(name.endswith(KNOWN) for name in names) else None
+    return Prediction(math.exp(level), low, high, optimistic, shorter, ", ".join(names), used)
 
 
 def _step(view: RunView, here: Cell, there: Cell, level: float, prior: Prior) -> Optional[Tuple[str, float, Rule]]:
-    """The rule for one step, with the smaller model's ratio where both are to be had, and the change of log speed."""
-    ratio = _ratio_of_smaller(view, here, there)
-    if ratio is not None:
-        name = length_rule(view.has_gpu, here.task, there.n_tokens, here.n_tokens, True)
+    """The rule for one step, with the ratios of an earlier run and of the smaller model where they are to be had, and
+    the change of log speed."""
+    earlier, smaller = _known_ratio(view, here, there), _ratio_of_smaller(view, here, there)
+    for terms in ((smaller, earlier), (None, earlier), (smaller, None), (None, None)):
+        name = length_rule(view.has_gpu, here.task, there.n_tokens, here.n_tokens, *(t is not None for t in terms))
         rule = prior.rules.get(name)
         if rule is not None:
-            a, b, c = rule.coefficients
-            return name, a + b * level + c * ratio, rule
-    name = length_rule(view.has_gpu, here.task, there.n_tokens, here.n_tokens, False)
-    rule = prior.rules.get(name)
-    if rule is None:
-        return None
-    a, b = rule.coefficients
-    return name, a + b * level, rule
+            return name, _dot(rule, (1.0, level, *(t for t in terms if t is not None))), rule
+    return None
+
+
+def _dot(rule: Rule, features: Sequence[float]) -> float:
+    return sum(b * x for b, x in zip(rule.coefficients, features))
 
 
 def _bracket_factor(view: RunView, cell: Cell, shorter: Cell) -> float:
@@ -168,33 +247,46 @@ def _ratio_of_smaller(view: RunView, cell: Cell, shorter: Cell) -> Optional[floa
 def _from_model(view: RunView, cell: Cell, same: Cell, measured: Speed, prior: Prior, quantile: float) -> Prediction:
     n_bytes, smaller_bytes = view.model(cell.model).planned_bytes, view.model(same.model).planned_bytes
     size, level = math.log(n_bytes / smaller_bytes), math.log(measured.best_tok_per_s)
-    for other in view.smaller_models(same.model)[:1]:
-        speed = view.speed(Cell(other.name, cell.task, cell.n_tokens))
-        name = model_rule(view.has_gpu, cell.task, True)
+    slope, earlier = _slope_term(view, cell, same, level, size), _known_ratio(view, cell, same)
+    for terms in ((slope, earlier), (None, earlier), (slope, None), (None, None)):
+        name = model_rule(view.has_gpu, cell.task, *(t is not None for t in terms))
         rule = prior.rules.get(name)
-        if speed is not None and rule is not None:
-            run = math.log(smaller_bytes / other.planned_bytes)
-            slope = (level - math.log(speed.best_tok_per_s)) / run
-            a, b, c = rule.coefficients
-            return _predicted(level + a + b * size + c * slope * size, rule, measured, quantile, same, name)
-    name = model_rule(view.has_gpu, cell.task, False)
-    rule = prior.rules.get(name)
-    if rule is not None:
-        a, b = rule.coefficients
-        return _predicted(level + a + b * size, rule, measured, quantile, same, name)
+        if rule is not None:
+            change = _dot(rule, (1.0, size, *(t for t in terms if t is not None)))
+            used = view.known.get(cell) if terms[1] is not None else None
+            return _predicted(level + change, rule, measured.spread, quantile, same, name, used)
     scaled = measured.median_tok_per_s * smaller_bytes / n_bytes
     return _bracket(scaled, 1 / SMALLER_MODEL_FACTOR, SMALLER_MODEL_FACTOR, same)
 
 
-def _predicted(log_speed: float, rule: Rule, source: Speed, quantile: float, cell: Cell, name: str) -> Prediction:
-    at = dict(zip(QUANTILES, rule.residuals[spread_class(source.spread)]))
+def _slope_term(view: RunView, cell: Cell, same: Cell, level: float, size: float) -> Optional[float]:
+    """How log speed falls with log size over the two next smaller models, times the step in size."""
+    for other in view.smaller_models(same.model)[:1]:
+        speed = view.speed(Cell(other.name, cell.task, cell.n_tokens))
+        if speed is not None:
+            run = math.log(view.model(same.model).planned_bytes / other.planned_bytes)
+            return (level - math.log(speed.best_tok_per_s)) / run * size
+    return None
+
+
+def _predicted(
+    log_speed: float,
+    rule: Rule,
+    spread: Optional[float],
+    quantile: float,
+    source: Optional[Cell],
+    name: str,
+    known: Optional[KnownCell],
+) -> Prediction:
+    at = dict(zip(QUANTILES, rule.residuals[spread_class(spread)]))
     return Prediction(
         tok_per_s=math.exp(log_speed + at[0.5]),
         low_tok_per_s=math.exp(log_speed + at[0.05]),
         high_tok_per_s=math.exp(log_speed + at[0.95]),
         optimistic_tok_per_s=math.exp(log_speed + at[quantile]),
-        source=cell,
+        source=source,
         rule=name,
+        known=known,
     )
 
 

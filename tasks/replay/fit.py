@@ -3,7 +3,8 @@
     python -m tasks.replay.fit FOLDER > tasks/domain/prior_data.py
 
 Each rule is a least-squares fit from which far outliers are left out (their repeats were disturbed); the quantiles of
-its residuals are of servers that the fit had not seen (five folds by server).
+its residuals are of servers that the fit had not seen (five folds by server). For the rules that know an earlier run,
+that of a twin server stands for it.
 """
 
 from __future__ import annotations
@@ -23,10 +24,22 @@ import numpy.typing as npt
 
 from tasks.domain.cells import Cell
 from tasks.domain.classic import CLASSIC_MIN_TOK_PER_S
-from tasks.domain.predict import QUANTILES, SPREADS, Prior, Rule, length_rule, model_rule, spread_class
+from tasks.domain.predict import (
+    KNOWN,
+    QUANTILES,
+    SPREADS,
+    Prior,
+    Rule,
+    failed_rule,
+    known_rule,
+    length_rule,
+    model_rule,
+    spread_class,
+)
 from tasks.domain.stats import mean, sd
-from tasks.replay.recorded import OK, RecordedRun
+from tasks.replay.recorded import OK, TIMED_OUT, RecordedRun, machine_of
 from tasks.replay.traces import read_traces
+from tasks.replay.truth import n_prompts
 
 N_FOLDS = 5
 FEWEST_ROWS = 40
@@ -35,6 +48,9 @@ MODEL_STEP_LENGTHS = (16, 128, 512)
 
 FEWEST_OF_CLASS = 80
 """Below this many rows a class of spread takes in the next noisier ones, and at last all."""
+
+KILLED_TOO = -9.0
+"""Logarithm that stands for "slower than that, who knows how much"."""
 
 Row = tuple[int, int, float, tuple[float, ...]]  # fold, class of the source's spread, y, features
 Floats = npt.NDArray[np.float64]
@@ -49,7 +65,10 @@ class _Measured:
     spread: int
 
 
-def _measured(run: RecordedRun) -> dict[Cell, _Measured]:
+_Speeds = dict[Cell, _Measured]
+
+
+def _measured(run: RecordedRun) -> _Speeds:
     found = {}
     for cell, call in run.calls.items():
         if call.status == OK:
@@ -67,53 +86,105 @@ def fold_of(run: RecordedRun, n_folds: int = N_FOLDS) -> int:
 def fit_prior(runs: Sequence[RecordedRun], source: str) -> Prior:
     """The rules for which the runs have enough rows."""
     rows: dict[str, list[Row]] = defaultdict(list)
-    for run in runs:
-        for name, row in _rows(run):
+    measured = [_measured(run) for run in runs]
+    twins = _twin_of(runs)
+    for number, run in enumerate(runs):
+        twin = measured[twins[number]] if number in twins else {}
+        for name, row in _rows(run, measured[number], twin):
             rows[name].append(row)
-    return Prior(source, {name: _rule(found) for name, found in sorted(rows.items()) if len(found) >= FEWEST_ROWS})
+    pairs = [(run, measured[n], runs[twins[n]]) for n, run in enumerate(runs) if n in twins]
+    stopped = _stopped_before(pairs, [measured[twins[n]] for n in range(len(runs)) if n in twins])
+    rules = {name: _rule(found) for name, found in sorted(rows.items()) if len(found) >= FEWEST_ROWS}
+    return Prior(source, {name: rule for name, rule in rules.items() if not _perverse(name, rule)} | stopped)
 
 
-def _rows(run: RecordedRun) -> Iterator[tuple[str, Row]]:
-    seen = _measured(run)
+def _stopped_before(
+    pairs: Sequence[tuple[RecordedRun, _Speeds, RecordedRun]], of_twin: Sequence[_Speeds]
+) -> dict[str, Rule]:
+    """What became of cells whose twin's call was killed: of those tried, most were killed too and count as slower."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for (run, seen, twin), twin_seen in zip(pairs, of_twin, strict=True):
+        loaded = {cell.model for cell in twin_seen}
+        for cell, call in twin.calls.items():
+            own = run.calls.get(cell)
+            if call.status != TIMED_OUT or cell.model not in loaded or own is None or own.status not in (OK, TIMED_OUT):
+                continue
+            bound = math.log(cell.n_tokens * n_prompts(cell.task) / call.timeout_s)
+            found[failed_rule(run.has_gpu, cell.task)].append(seen[cell].mean - bound if cell in seen else KILLED_TOO)
+    return {
+        name: Rule((0.0,), (tuple(round(float(r), 4) for r in np.quantile(rows, QUANTILES)),) * (len(SPREADS) + 1))
+        for name, rows in sorted(found.items())
+        if len(rows) >= FEWEST_ROWS
+    }
+
+
+def _perverse(name: str, rule: Rule) -> bool:
+    """A rule by which a server is slower the faster its twin is: chance, from few rows."""
+    return name.endswith(KNOWN) and len(rule.coefficients) > 1 and rule.coefficients[-1] < 0
+
+
+def _twin_of(runs: Sequence[RecordedRun]) -> dict[int, int]:
+    """For each run the one before it in its twin group, the last for the first; none for those without a twin."""
+    groups: dict[object, list[int]] = defaultdict(list)
+    for number, run in enumerate(runs):
+        if run.cpu_model:
+            groups[machine_of(run).key].append(number)
+    return {group[i]: group[i - 1] for group in groups.values() if len(group) > 1 for i in range(len(group))}
+
+
+def _rows(run: RecordedRun, seen: _Speeds, twin: _Speeds) -> Iterator[tuple[str, Row]]:
     fold = fold_of(run)
     names = [m.name for m in run.models]
     sizes = [math.log(m.bytes) for m in run.models]
+    for cell, speed in seen.items():
+        if cell in twin:
+            row = (fold, twin[cell].spread, speed.mean - twin[cell].best, (1.0,))
+            yield known_rule(run.has_gpu, cell.task), row
     for i, name in enumerate(names):
         for task, gates in CLASSIC_MIN_TOK_PER_S.items():
             for p, n in pairwise(gates):
                 smaller = names[i - 1] if i else None
-                yield from _length_rows(run, seen, fold, smaller, Cell(name, task, p), Cell(name, task, n))
+                yield from _length_rows(run, seen, twin, fold, smaller, Cell(name, task, p), Cell(name, task, n))
             for n in MODEL_STEP_LENGTHS:
                 cells = [Cell(other, task, n) for other in names[max(0, i - 2) : i + 1]]
-                yield from _model_rows(run, seen, fold, sizes[max(0, i - 2) : i + 1], cells)
+                yield from _model_rows(run, seen, twin, fold, sizes[max(0, i - 2) : i + 1], cells)
+
+
+def _ratio(seen: _Speeds, here: Cell, there: Cell) -> float | None:
+    """How the speed changes from there to here, as a logarithm."""
+    return seen[here].best - seen[there].best if here in seen and there in seen else None
 
 
 def _length_rows(
-    run: RecordedRun, seen: dict[Cell, _Measured], fold: int, smaller: str | None, p: Cell, n: Cell
+    run: RecordedRun, seen: _Speeds, twin: _Speeds, fold: int, smaller: str | None, p: Cell, n: Cell
 ) -> Iterator[tuple[str, Row]]:
     if p not in seen or n not in seen:
         return
     source, y = seen[p], seen[n].mean - seen[p].best
-    name = length_rule(run.has_gpu, n.task, p.n_tokens, n.n_tokens, False)
-    yield name, (fold, source.spread, y, (1.0, source.best))
-    if smaller:
-        here, there = (seen.get(Cell(smaller, n.task, c.n_tokens)) for c in (n, p))
-        if here is not None and there is not None:
-            name = length_rule(run.has_gpu, n.task, p.n_tokens, n.n_tokens, True)
-            yield name, (fold, source.spread, y, (1.0, source.best, here.best - there.best))
+    of_smaller = _ratio(seen, Cell(smaller, n.task, n.n_tokens), Cell(smaller, n.task, p.n_tokens)) if smaller else None
+    for terms in _variants(of_smaller, _ratio(twin, n, p)):
+        name = length_rule(run.has_gpu, n.task, p.n_tokens, n.n_tokens, *(t is not None for t in terms))
+        yield name, (fold, source.spread, y, (1.0, source.best, *(t for t in terms if t is not None)))
+
+
+def _variants(own: float | None, known: float | None) -> list[tuple[float | None, float | None]]:
+    """The rule without further terms, and with those that are at hand."""
+    return [(a, b) for a in dict.fromkeys((None, own)) for b in dict.fromkeys((None, known))]
 
 
 def _model_rows(
-    run: RecordedRun, seen: dict[Cell, _Measured], fold: int, sizes: list[float], cells: list[Cell]
+    run: RecordedRun, seen: _Speeds, twin: _Speeds, fold: int, sizes: list[float], cells: list[Cell]
 ) -> Iterator[tuple[str, Row]]:
     if len(cells) < 2 or cells[-1] not in seen or cells[-2] not in seen:
         return
     source, task, size = seen[cells[-2]], cells[-1].task, sizes[-1] - sizes[-2]
     y = seen[cells[-1]].mean - source.best
-    yield model_rule(run.has_gpu, task, False), (fold, source.spread, y, (1.0, size))
+    slope = None
     if len(cells) == 3 and cells[0] in seen:
-        slope = (source.best - seen[cells[0]].best) / (sizes[-2] - sizes[-3])
-        yield model_rule(run.has_gpu, task, True), (fold, source.spread, y, (1.0, size, slope * size))
+        slope = (source.best - seen[cells[0]].best) / (sizes[-2] - sizes[-3]) * size
+    for terms in _variants(slope, _ratio(twin, cells[-1], cells[-2])):
+        name = model_rule(run.has_gpu, task, *(t is not None for t in terms))
+        yield name, (fold, source.spread, y, (1.0, size, *(t for t in terms if t is not None)))
 
 
 def _rule(rows: list[Row]) -> Rule:

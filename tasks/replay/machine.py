@@ -11,6 +11,7 @@ from tasks.domain.cells import Cell, CellResult
 from tasks.domain.classic import classic_ladder
 from tasks.domain.conductor import Conductor
 from tasks.domain.gguf import GgufHeader
+from tasks.domain.known import KnownCell
 from tasks.domain.model_state import Stage
 from tasks.domain.policy import Policy
 from tasks.domain.run_plan import ModelSpec, RunPlan
@@ -49,8 +50,18 @@ RECORDED_HARNESS = Harness(probes_ngl=True, sees_dead_downloads=False, sees_load
 OUR_HARNESS = Harness(probes_ngl=False, sees_dead_downloads=True, sees_loads=True)
 
 
-def plan_of(run: RecordedRun, policy: str, guard: str = "off", max_usd: float | None = None) -> RunPlan:
-    """The plan of a replayed run: the models that the record came to, ample time, and ample money unless told."""
+def plan_of(
+    run: RecordedRun,
+    policy: str,
+    guard: str = "off",
+    max_usd: float | None = None,
+    billing: tuple[float, float] = (0.0, 1.0),
+    known: tuple[KnownCell, ...] = (),
+) -> RunPlan:
+    """The plan of a replayed run: the models that the record came to, ample time, and ample money unless told.
+
+    billing: minimum and increment in seconds. known: what earlier runs showed.
+    """
     return RunPlan(
         sweep_id="replay",
         server_run_id="replay",
@@ -61,6 +72,9 @@ def plan_of(run: RecordedRun, policy: str, guard: str = "off", max_usd: float | 
         price_usd_per_hour=run.usd_per_hour or 0.0,
         max_usd=float(AMPLE) if max_usd is None else max_usd,
         deadline_s=float(AMPLE),
+        billing_minimum_s=billing[0],
+        billing_increment_s=billing[1],
+        known=known,
         n_threads=run.n_threads,
         guard=guard,
     )
@@ -76,8 +90,6 @@ class Playback:
         policy: Policy,
         harness: Harness,
         headers: dict[str, GgufHeader],
-        guard: str = "off",
-        max_usd: float | None = None,
         plan: RunPlan | None = None,
     ) -> None:
         """`plan`: another one than `plan_of` makes; its models are those of the record."""
@@ -85,7 +97,7 @@ class Playback:
         self.truth = truth
         self.harness = harness
         self.headers = headers
-        self.conductor = Conductor(plan or plan_of(run, policy.name, guard, max_usd), policy)
+        self.conductor = Conductor(plan or plan_of(run, policy.name), policy)
         self.now_s = run.head_s
         self._models = {m.name: m for m in run.models}
         self._probed_models: set[str] = set()

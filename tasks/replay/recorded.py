@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from tasks.domain.cells import Cell
+from tasks.domain.twins import Machine
 
 OK, TIMED_OUT, FAILED, UNTRIED = "ok", "timed_out", "failed", "untried"
 
@@ -79,3 +80,18 @@ class RecordedRun:
     @property
     def n_ok(self) -> int:
         return sum(call.status == OK for call in self.calls.values())
+
+
+def machine_of(run: RecordedRun) -> Machine:
+    """The server as far as its speed is concerned."""
+    return Machine(
+        vendor=run.vendor,
+        server=run.server,
+        cpu_model=run.cpu_model,
+        n_cpus=run.n_cpus,
+        n_threads=run.n_threads,
+        gpu_model=run.gpu_model if run.has_gpu else "",
+        gpu_count=run.gpu_count if run.has_gpu else 0,
+        memory_bytes=run.memory_bytes,
+        usd_per_hour=run.usd_per_hour,
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tasks.domain.cells import Cell, CellResult, Outcome, Reason
+from tasks.domain.known import KnownCell
 from tasks.replay.recorded import OK, RecordedRun
 
 
@@ -28,6 +29,7 @@ class RunScore:
     """One run, recorded and replayed. spent: seconds of the replay by what was done (`head` to `tail`) and cell.
 
     wrongly_stopped: its ladder was ended by a model that fitted and was fast enough. kept_going: not in the replay.
+    *_billed_s: rounded up as the vendor does. known: what the replayed run tells the next one.
     """
 
     vendor: str
@@ -40,6 +42,9 @@ class RunScore:
     cells: tuple[CellScore, ...]
     wrongly_stopped: bool = False
     kept_going: bool = False
+    recorded_billed_s: float = 0.0
+    replayed_billed_s: float = 0.0
+    known: tuple[KnownCell, ...] = ()
 
 
 def score_cells(run: RecordedRun, results: tuple[CellResult, ...]) -> tuple[CellScore, ...]:

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tasks.domain.choose import Selection, select
-from tasks.domain.twins import Machine
-from tasks.replay.recorded import RecordedRun
+from tasks.replay.recorded import RecordedRun, machine_of
 from tasks.replay.score import RunScore
 from tasks.replay.truth import speeds_of
 
@@ -38,20 +37,6 @@ class TwinCheck:
     @property
     def usd_share(self) -> float:
         return self.selection.usd / self.recorded_usd if self.recorded_usd else 0.0
-
-
-def machine_of(run: RecordedRun) -> Machine:
-    return Machine(
-        vendor=run.vendor,
-        server=run.server,
-        cpu_model=run.cpu_model,
-        n_cpus=run.n_cpus,
-        n_threads=run.n_threads,
-        gpu_model=run.gpu_model if run.has_gpu else "",
-        gpu_count=run.gpu_count if run.has_gpu else 0,
-        memory_bytes=run.memory_bytes,
-        usd_per_hour=run.usd_per_hour,
-    )
 
 
 def check_twins(
