@@ -83,11 +83,11 @@ async def _guarded(order: ServerOrder, services: Services) -> ServerReport:
 
 def _failed(order: ServerOrder, exc: Exception) -> ServerReport:
     get_run_logger().error("%s: %s", order.server, exc)
-    reason = exc.reason if isinstance(exc, TokensweepError) else type(exc).__name__
+    reason = exc.reason if isinstance(exc, TokensweepError) else TokensweepError.usual_reason
     return ServerReport(
         server=order.server,
         server_run_id=order.server_run_id,
         outcome="failed",
         reason=reason,
-        detail=str(exc),
+        detail=str(exc) if isinstance(exc, TokensweepError) else f"{type(exc).__name__}: {exc}",
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import replace
 from decimal import Decimal
@@ -28,6 +28,7 @@ from tasks.domain.cells import Reason
 from tasks.domain.errors import AgentError, CleanupError, ServerGoneError, TokensweepError, UnreachableError
 from tasks.domain.run_plan import RunPlan
 from tasks.engine import Engine, engine_for
+from tasks.ledger import RunState
 from tasks.maintenance import ensure_heartbeat
 from tasks.planning import known_type
 from tasks.progress import say
@@ -136,7 +137,12 @@ class _Run:
 
     async def carry_out(self) -> ServerReport:
         """Nothing here waits for Prefect: bars are drawn beside the work, and settled when all is over."""
-        self._begin()
+        try:
+            await to_its_end(in_thread(self._begin))
+        except asyncio.CancelledError:
+            with suppress(TokensweepError):
+                await in_thread(self.services.ledger.end_run, self.plan.server_run_id, RunState.INTERRUPTED)
+            raise
         try:
             try:
                 await self._measure()
@@ -151,7 +157,7 @@ class _Run:
         except Exception as exc:
             # Nobody foresaw it, but what was measured until then still counts.
             self.log.exception("%s", self.order.server)
-            self._failed(AgentError(f"{type(exc).__name__}: {exc}", reason=type(exc).__name__))
+            self._failed(AgentError(f"{type(exc).__name__}: {exc}", reason=TokensweepError.usual_reason))
         await to_its_end(self._land())
         reports[self.plan.server_run_id] = self._report()
         await self.timeline.settle()

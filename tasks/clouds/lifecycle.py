@@ -63,6 +63,8 @@ _SAYS_NOTHING_OF_STOCK = (_VANISHED, _BOOT_TIMEOUT)
 class CreateCancelledError(TokensweepError):
     """The server run was cancelled while its server was being created."""
 
+    usual_reason = "cancelled"
+
 
 def create_server(
     cloud: Cloud,

@@ -150,7 +150,6 @@ class _Search:
         raise AmbiguousError(
             f"{row.vendor}: the create of {row.name} in {row.place} was not answered ({first.code}: {first.message}), "
             "and whether it made a server could not be told.",
-            reason=first.code or first.kind.value,
             next_step="It is marked for deletion; the reaper looks for it until its deadline.",
         )
 

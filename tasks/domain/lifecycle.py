@@ -15,18 +15,21 @@ class LedgerError(TokensweepError):
     """The ledger cannot be read or written; nothing may be created."""
 
     exit_code = 2
+    usual_reason = "ledger_unusable"
 
 
 class StaleRowError(LedgerError):
     """Someone else changed the row since it was read: read it again and decide again."""
 
     retry = Retry.SAME
+    usual_reason = "ledger_row_changed"
 
 
 class BudgetError(TokensweepError):
     """The reservation would pass the sweep's cap; nothing was created."""
 
     exit_code = 5
+    usual_reason = "over_cap"
 
 
 class ResourceState(str, Enum):

@@ -70,6 +70,8 @@ class _NotReadyError(UnreachableError):
 class _LoginRefusedError(RemoteError):
     """The server is ours and answers, but does not take the client key (yet)."""
 
+    usual_reason = "login_refused"
+
 
 def connect(
     endpoint: Endpoint,
