@@ -10,14 +10,16 @@ import argparse
 import contextlib
 import io
 import logging
+import multiprocessing
 import os
-import pickle
 import random
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import Self
 
 import hypothesis  # heavy, and the product is not: imported once for all children
 import pytest
@@ -36,8 +38,8 @@ HERE = Path(__file__).resolve().parent
 class Budget:
     """stride: every how many crash runs; n_examples: of random interleavings."""
 
-    stride: int = 7
-    n_examples: int = 250
+    stride: int = 23
+    n_examples: int = 150
 
 
 SMALL = Budget(stride=61, n_examples=60)
@@ -61,9 +63,11 @@ def check_scenarios(budget: Budget) -> str:
 
 def check_enumeration(budget: Budget) -> str:
     from tests.chaos.enumeration import enumerate_memory
+    from tests.chaos.scenarios import IN_MEMORY
 
     number = random.Random(1).randrange(budget.stride)
-    for tally in enumerate_memory(lambda n: n % budget.stride == number):
+    for scenario in IN_MEMORY:
+        (tally,) = enumerate_memory(lambda n: n % budget.stride == number, [scenario])
         if tally.leaks:
             return tally.leaks[0][:110]
     return ""
@@ -86,35 +90,61 @@ CHECKS: dict[str, Callable[[Budget], str]] = {
 }
 
 
-def examine(mutation: Mutation | None, budget: Budget, *, only_first: bool, whole: bool) -> dict[str, str]:
-    """What each check says of the mutant, in a process of its own.
+@dataclass(frozen=True)
+class Examined:
+    """One mutant in a process of its own, and where that tells what each check said of it."""
 
-    only_first: nothing but its own first test. whole: go on after the first check that catches it.
-    """
-    there, here = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(there)
-        found: dict[str, str] = {}
+    name: str
+    process: multiprocessing.process.BaseProcess
+    told: Connection
+    began: float
+
+    @classmethod
+    def start(cls, mutation: Mutation | None, budget: Budget, *, only_first: bool, whole: bool) -> Self:
+        """only_first: nothing but its own first test. whole: go on after the first check that catches it."""
+        fork = multiprocessing.get_context("fork")  # what is heavy to import has been imported here
+        there, here = fork.Pipe(duplex=False)
+        process = fork.Process(target=_examine, args=(mutation, budget, only_first, whole, here))
+        process.start()
+        here.close()
+        return cls(mutation.name if mutation else "", process, there, time.monotonic())
+
+    def result(self) -> dict[str, str]:
         try:
-            logging.disable(logging.CRITICAL)
-            quiet = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(quiet, 1)
-            os.dup2(quiet, 2)
-            if mutation is not None:
-                plant(mutation)
-            found = _checked(mutation, budget, only_first, whole)
-        except BaseException as exc:
-            found["error"] = f"{type(exc).__name__}: {exc}"
-        with os.fdopen(here, "wb") as pipe:
-            pickle.dump(found, pipe)
-        os._exit(0)
-    os.close(here)
-    with os.fdopen(there, "rb") as pipe:
-        told = pipe.read()
-    os.waitpid(child, 0)
-    result: dict[str, str] = pickle.loads(told) if told else {"error": "the process ended without a word"}
-    return result
+            found: dict[str, str] = self.told.recv()
+        except EOFError:
+            found = {"error": "the process ended without a word"}
+        self.process.join()
+        return found
+
+
+def _examine(mutation: Mutation | None, budget: Budget, only_first: bool, whole: bool, told: Connection) -> None:
+    found: dict[str, str] = {}
+    try:
+        logging.disable(logging.CRITICAL)
+        quiet = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(quiet, 1)
+        os.dup2(quiet, 2)
+        if mutation is not None:
+            plant(mutation)
+        found = _checked(mutation, budget, only_first, whole)
+    except BaseException as exc:
+        found["error"] = f"{type(exc).__name__}: {exc}"
+    told.send(found)
+
+
+def examine_all(
+    listed: Sequence[Mutation], budget: Budget, n_processes: int, *, only_first: bool, whole: bool
+) -> Iterator[tuple[str, dict[str, str], float]]:
+    """Name, findings and seconds of each, as they end."""
+    waiting, running = list(listed), list[Examined]()
+    while waiting or running:
+        while waiting and len(running) < n_processes:
+            running.append(Examined.start(waiting.pop(0), budget, only_first=only_first, whole=whole))
+        wait([one.told for one in running])
+        for one in [one for one in running if one.told.poll()]:
+            running.remove(one)
+            yield one.name, one.result(), time.monotonic() - one.began
 
 
 def _checked(mutation: Mutation | None, budget: Budget, only_first: bool, whole: bool) -> dict[str, str]:
@@ -135,31 +165,38 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="only the first test of each, about a second per mutant")
     parser.add_argument("--small", action="store_true", help="small budgets of crash runs and interleavings")
     parser.add_argument("--whole", action="store_true", help="every check on every mutant, not only up to the first")
+    parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)), help="mutants at once")
     parser.add_argument("--only", default="", help="mutants whose name contains this")
     options = parser.parse_args(arguments)
     budget = SMALL if options.small else Budget()
     console = Console(width=180 if not sys.stdout.isatty() else None)
-    sound = {} if options.quick else examine(None, budget, only_first=False, whole=True)
-    if any(sound.values()):
-        console.print(f"[red]The product without any bug does not pass:[/red] {sound}")
-        return 1
-    table = Table("planted bug", "caught by", "what it said", "s")
+    began = time.monotonic()
+    if not options.quick:
+        sound = Examined.start(None, budget, only_first=False, whole=True).result()
+        if any(sound.values()):
+            console.print(f"[red]The product without any bug does not pass:[/red] {sound}")
+            return 1
+        console.print(f"[dim]without a bug all checks pass, in {time.monotonic() - began:.0f} s[/dim]")
+    chosen = [mutation for mutation in mutations() if options.only in mutation.name]
+    rows: dict[str, tuple[str, ...]] = {}
     survivors = []
-    for mutation in mutations():
-        if options.only not in mutation.name:
-            continue
-        began = time.monotonic()
-        found = examine(mutation, budget, only_first=options.quick, whole=options.whole)
-        caught = {name: said for name, said in found.items() if said and name != "error"}
+    for name, found, took_s in examine_all(
+        chosen, budget, options.processes, only_first=options.quick, whole=options.whole
+    ):
+        caught = {check: said for check, said in found.items() if said and check != "error"}
         if not caught:
-            survivors.append(mutation.name)
+            survivors.append(name)
         said = found.get("error") or next(iter(caught.values()), "")
         by = ", ".join(caught) or ("ERROR" if "error" in found else "NOBODY")
-        table.add_row(mutation.name, by, said, f"{time.monotonic() - began:.0f}")
+        rows[name] = (name, by, said, f"{took_s:.0f}")
+        console.print(f"[dim]{len(rows)}/{len(chosen)} {name}: {by}[/dim]", markup=True)
+    table = Table("planted bug", "caught by", "what it said", "s")
+    for mutation in chosen:
+        table.add_row(*rows[mutation.name])
     console.print(table)
-    n_examined = table.row_count
     console.print(
-        f"{n_examined - len(survivors)} of {n_examined} planted bugs are caught; without one, all checks pass."
+        f"{len(chosen) - len(survivors)} of {len(chosen)} planted bugs are caught; without one, all checks pass. "
+        f"{time.monotonic() - began:.0f} s in {options.processes} processes."
     )
     return 1 if survivors else 0
 
