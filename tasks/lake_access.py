@@ -68,7 +68,11 @@ def _gcp(name: str) -> dict[str, Any]:
 
     block: Any = GcpCredentials.load(name)
     if block.service_account_info is not None:
-        return {"service_account_key": json.dumps(block.service_account_info.get_secret_value())}
+        account = block.service_account_info.get_secret_value()
+        options: dict[str, Any] = {"service_account_key": json.dumps(account)}
+        if str(account.get("gcs_base_url", "")).startswith("http://"):
+            options["client_options"] = {"allow_http": True}
+        return options
     return {"service_account": str(block.service_account_file)} if block.service_account_file else {}
 
 
