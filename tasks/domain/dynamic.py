@@ -17,7 +17,7 @@ from typing import Any, Sequence
 from tasks.domain.cells import PP, Cell, Reason
 from tasks.domain.classic import process_limit_s
 from tasks.domain.memory import disk_needed_bytes
-from tasks.domain.policy import GO, BenchView, DownloadView, RunView, Verdict
+from tasks.domain.policy import GO, TOO_SLOW, BenchView, DownloadView, RunView, Verdict
 from tasks.domain.predict import QUANTILES, Prior, predict
 from tasks.domain.prior_data import PRIOR
 from tasks.domain.run_plan import ModelSpec
@@ -101,11 +101,16 @@ class DynamicPolicy:
         verdict = GO
         cells = [c for c in view.cells if c.model == model.name and c not in view.results]
         download_usd = self._price_usd(view, model.planned_bytes / self._link_bytes_per_s(view)) if cells else 0.0
-        for cell in cells:
+        too_slow: set[str] = set()
+        for cell in sorted(cells, key=lambda c: c.n_tokens):
+            if cell.task in too_slow:  # what a shorter cell misses a longer one does
+                continue
             # All cells share the price of the download.
             own = self._judge_cell(view, cell, self._optimism(view, cell, download_usd / len(cells)))
             if own.go:
                 return GO
+            if own.reason in TOO_SLOW:
+                too_slow.add(cell.task)
             verdict = own if verdict.go else verdict
         return verdict
 
