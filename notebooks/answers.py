@@ -1,7 +1,7 @@
 """What the lake knows, in twelve chapters: `marimo edit notebooks/answers.py`, or run it as a script.
 
-TOKENSWEEP_LAKE names the lake. Every metric is defined beside its plot. As a Jupyter notebook:
-`marimo export ipynb notebooks/answers.py -o answers.ipynb`.
+TOKENSWEEP_LAKE names the lake. Every metric is defined beside its plot. `answers.ipynb` is
+the same for Jupyter, made by `marimo export ipynb notebooks/answers.py --sort topological -o notebooks/answers.ipynb`.
 """
 
 import marimo
