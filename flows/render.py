@@ -132,7 +132,7 @@ def _by_vendor(sweep_plan: SweepPlan) -> None:
 
 def closing(services: Any, result: Any) -> None:
     """The end of a sweep: speeds with their spread, what was gated and why, phases, where the data is, what next."""
-    from tasks.publish import results, run_phases
+    from tasks.publish import beside_the_ladder, doubts, results, run_phases
 
     if result.status in ("nothing_to_do", "over_budget"):
         out.print(f"Nothing to do in sweep {result.sweep_id}:")
@@ -144,6 +144,9 @@ def closing(services: Any, result: Any) -> None:
     rows = results(services, result.sweep_id)
     _speeds(result.sweep_id, rows)
     _ended_otherwise(rows)
+    _beside_the_ladder(beside_the_ladder(services, result.sweep_id))
+    for doubt in doubts(services, result.sweep_id):
+        warn(doubt)
     _phases(run_phases(services, result.sweep_id))
     for report in result.servers:
         if report.outcome not in ("completed", "gated"):
@@ -203,6 +206,23 @@ def _ended_otherwise(rows: Sequence[Mapping[str, Any]]) -> None:
             (r["detail"] or "")[:90],
         )
     out.print(table)
+
+
+def _beside_the_ladder(rows: Sequence[Mapping[str, Any]]) -> None:
+    if not rows:
+        return
+    table = Table(title="Beside the ladder", title_justify="left")
+    for name in ("server", "model", "what", "changed to", "test", "tok/s"):
+        table.add_column(name, justify="right" if name == "tok/s" else "left")
+    for r in rows[:ROWS_SHOWN]:
+        lengths = "+".join(str(n) for n in (r["n_prompt"], r["n_gen"]) if n)
+        several = f" x {r['n_sequences']}" if r["n_sequences"] else ""
+        speed = r["outcome"] if r["tok_per_s_median"] is None else f"{r['tok_per_s_median']:.1f}"
+        label = " ".join(str(part) for part in (r["label"], r["device_set"]) if part)
+        table.add_row(r["server"], r["model"], r["kind"], label, f"{r['task'] or ''}{lengths}{several}", speed)
+    out.print(table)
+    if len(rows) > ROWS_SHOWN:
+        out.print(f"… and {len(rows) - ROWS_SHOWN} more: tokensweep query 'FROM variants'")
 
 
 def _phases(phases: Mapping[str, Mapping[str, float]]) -> None:
@@ -319,24 +339,37 @@ def reap_report(report: Any, recovered: Sequence[Any]) -> None:
         out.print("Nothing to do.")
 
 
+MOST_IN_USE = 10
+
+
 def leaks(report: Any) -> None:
+    """What is left, for how long and how much; and the proof: what was listed for this, where and when."""
+    out.print(f"[bold {'green' if report.clean else 'red'}]{report.verdict}.[/]")
     if report.items or report.unproven:
-        table = Table(title=report.verdict, title_justify="left")
-        for name in ("vendor", "place", "kind", "name", "age", "USD/h", "why"):
-            table.add_column(name)
+        table = Table("vendor", "place", "kind", "name", "why")
+        for name in ("age", "USD/h", "USD so far"):
+            table.add_column(name, justify="right")
         for leak in (*report.items, *report.unproven):
-            age = "unknown" if leak.age_s is None else humanize.naturaldelta(leak.age_s)
-            why = f"{leak.reason}, STUCK" if leak.stuck else leak.reason
-            table.add_row(leak.vendor, leak.place, leak.kind, leak.name, age, f"{leak.usd_per_hour:.4f}", why)
+            age = "unknown" if leak.age_s is None else humanize.precisedelta(leak.age_s, format="%0.0f")
+            so_far = "" if not leak.usd_so_far else f"{leak.usd_so_far:.4f}"
+            table.add_row(leak.vendor, leak.place, leak.kind, leak.name, leak.why, age, leak.price, so_far)
         out.print(table)
-    else:
-        out.print(f"[{'green' if report.clean else 'red'}]{report.verdict}.[/]")
+    for decision in report.in_use[:MOST_IN_USE]:
+        left_s = decision.evidence["left_s"]
+        left = (
+            "" if left_s is None else f", ends in {humanize.precisedelta(max(left_s, 0), format='%0.0f')} at the latest"
+        )
+        out.print(f"in use: {decision.subject}{left}")
+    if len(report.in_use) > MOST_IN_USE:
+        out.print(f"in use: {len(report.in_use) - MOST_IN_USE} more")
+    for leak in report.watched:
+        out.print(
+            f"not answered: the create of {leak.vendor}/{leak.place}/{leak.name} is looked for until its deadline"
+        )
     for listed in report.listed:
-        when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(listed.listed_unix_s))
-        state = "complete" if listed.complete else f"INCOMPLETE: {'; '.join(listed.problems)}"
-        out.print(f"proof: {listed.vendor} ({', '.join(listed.places)}) listed at {when}: {state}")
-    if report.in_use:
-        out.print(f"{len(report.in_use)} servers are in use.")
+        places = ", ".join(listed.places)
+        shown = f"{listed.n_resources} of ours in {places}"
+        out.print(f"listed: {listed.vendor} at {listed.when}, {shown}: {listed.state}", highlight=False)
     if not report.clean:
         hint("tokensweep reap")
 

@@ -6,12 +6,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 from decimal import Decimal
 from functools import wraps
 from typing import Any, ParamSpec
 from uuid import UUID
 
+import humanize
 from prefect.artifacts import (
     acreate_markdown_artifact,
     acreate_progress_artifact,
@@ -122,6 +122,10 @@ def cell_text(cell: dict[str, Any]) -> str:
     low, high = cell["tok_per_s_ci95_low"], cell["tok_per_s_ci95_high"]
     if low is not None and high is not None and speed:
         text += f" ±{100 * (high - low) / 2 / speed:.1f} %"
+    if cell.get("cpu_fallback"):
+        text += f" on the CPU ({cell['cpu_fallback']})"
+    elif str(cell.get("backend_used") or "").endswith("+CPU"):
+        text += f" with {cell['layers_offloaded']} of {cell['layers_total']} layers on the GPU"
     return text if cell["outcome"] == "measured" else f"{text} ({cell['reason']})"
 
 
@@ -130,18 +134,16 @@ async def publish_leaks(report: LeakReport) -> None:
     """Published when there is nothing too: that is the proof. What is left is also told as an event."""
     tell_leaks(report)
     lines = [f"# {report.verdict}", ""]
-    for leak in (*report.items, *report.unproven):
-        age = "unknown age" if leak.age_s is None else f"{leak.age_s:.0f} s old"
-        cost = f"{leak.usd_per_hour:.4f} USD/h"
-        stuck = ", **STUCK**: it does not go" if leak.stuck else ""
-        lines.append(
-            f"- **{leak.kind} {leak.name}** at {leak.vendor} {leak.place}: {age}, {cost}, {leak.reason}{stuck}"
-        )
-    lines.append(f"{len(report.in_use)} servers are in use.")
-    lines += ["", "Listed for this:", ""]
+    if report.items or report.unproven:
+        lines += ["| vendor | place | kind | name | age | USD/h | why |", "|---|---|---|---|---|---|---|"]
+        for leak in (*report.items, *report.unproven):
+            age = "unknown" if leak.age_s is None else humanize.precisedelta(leak.age_s, format="%0.0f")
+            cells = (leak.vendor, leak.place, leak.kind, f"**{leak.name}**", age, leak.price, leak.why)
+            lines.append("| " + " | ".join(cells) + " |")
+        lines += ["", "`tokensweep reap` deletes them; the reaper tries it again at every pass.", ""]
+    lines.append(f"Servers in use: {len(report.in_use)}. Unanswered creates looked for: {len(report.watched)}.")
+    lines += ["", "Listed for this:", "", "| vendor | places | when | resources of ours | |", "|---|---|---|---|---|"]
     for listed in report.listed:
-        when = datetime.fromtimestamp(listed.listed_unix_s, UTC).isoformat(timespec="seconds")
-        state = "complete" if listed.complete else f"**incomplete**: {'; '.join(listed.problems)}"
         places = ", ".join(listed.places)
-        lines.append(f"- {listed.vendor} ({places}) at {when}: {listed.n_resources} resources of ours, {state}")
+        lines.append(f"| {listed.vendor} | {places} | {listed.when} | {listed.n_resources} | {listed.state} |")
     await acreate_markdown_artifact("\n".join(lines), key="leaks", description="What is left behind, and the proof")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal
 
 from tasks.clouds.base import Cloud, Listing, Resource
@@ -30,6 +31,9 @@ from tasks.ledger import Ledger, liveness
 
 LISTING_TRIES = 3
 
+FREE_KINDS = frozenset({"nic", "key", "group", "firewall", "network", "spot_request", "process", "cgroup"})
+"""What no vendor charges for. It is deleted all the same: most have a limit of how many there may be."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Listed:
@@ -41,6 +45,14 @@ class Listed:
     complete: bool
     n_resources: int
     problems: tuple[str, ...]
+
+    @property
+    def when(self) -> str:
+        return datetime.fromtimestamp(self.listed_unix_s, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+    @property
+    def state(self) -> str:
+        return "complete" if self.complete else f"INCOMPLETE: {'; '.join(self.problems) or 'it said no why'}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +151,11 @@ def _whole_survey(cloud: Cloud, ledger: Ledger, now: Callable[[], float], rules:
 
 @dataclass(frozen=True, kw_only=True)
 class Leak:
-    """Something that nobody may use and that may still bill. reason: why nobody may. age_s: None if not known."""
+    """Something that nobody may use and that may still bill. reason: why nobody may. age_s: None if not known.
+
+    usd_per_hour: None where neither the vendor's listing nor the ledger tells the price; 0 for what is in its server's
+    price (with_server) or free.
+    """
 
     vendor: str
     place: str
@@ -148,8 +164,28 @@ class Leak:
     kind: str
     reason: str
     age_s: float | None
-    usd_per_hour: Decimal
+    usd_per_hour: Decimal | None
     stuck: bool
+    with_server: bool = False
+
+    @property
+    def price(self) -> str:
+        if self.usd_per_hour is None:
+            return "price unknown"
+        if self.with_server:
+            return "in its server's"
+        return f"{self.usd_per_hour:.4f}" if self.usd_per_hour else "free"
+
+    @property
+    def why(self) -> str:
+        return self.reason.replace("_", " ") + (", STUCK" if self.stuck else "")
+
+    @property
+    def usd_so_far(self) -> Decimal | None:
+        """What it has cost since it was made, at that price, without the vendor's minimum and rounding."""
+        if self.usd_per_hour is None or self.age_s is None:
+            return None
+        return self.usd_per_hour * Decimal(max(self.age_s, 0.0)) / 3600
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,12 +202,14 @@ class LeakReport:
 
     @property
     def clean(self) -> bool:
-        """Whether it is proven that nothing is left behind. An incomplete listing proves nothing."""
-        return not self.items and not self.unproven and all(listed.complete for listed in self.listed)
+        """Whether it is proven that nothing is left behind. An incomplete listing proves nothing, and none neither."""
+        listed_whole = bool(self.listed) and all(listed.complete for listed in self.listed)
+        return listed_whole and not self.items and not self.unproven
 
     @property
     def usd_per_hour(self) -> Decimal:
-        return sum((leak.usd_per_hour for leak in self.items), Decimal(0))
+        """Of what is left and has a known price."""
+        return sum((leak.usd_per_hour or Decimal(0) for leak in self.items), Decimal(0))
 
     @property
     def verdict(self) -> str:
@@ -180,13 +218,27 @@ class LeakReport:
             return "Nothing is left behind"
         parts = []
         if self.items:
-            parts.append(f"{len(self.items)} resources are left behind, at {self.usd_per_hour:.4f} USD/h")
+            parts.append(f"{_count(self.items, 'resource is', 'resources are')} left behind, at {self._money()}")
         if self.unproven:
-            parts.append(f"{len(self.unproven)} deletions are not proven yet")
+            parts.append(f"{_count(self.unproven, 'deletion is', 'deletions are')} not proven yet")
+        if not self.listed:
+            parts.append("no vendor was listed, so nothing is proven")
         partial = [listed.vendor for listed in self.listed if not listed.complete]
         if partial:
             parts.append(f"of {', '.join(partial)} nothing is proven, because it could not be listed whole")
         return "; ".join(parts)
+
+    def _money(self) -> str:
+        unknown = [leak for leak in self.items if leak.usd_per_hour is None]
+        if not unknown:
+            return f"{self.usd_per_hour:.4f} USD/h"
+        if not self.usd_per_hour:
+            return "an unknown price"
+        return f"{self.usd_per_hour:.4f} USD/h and the unknown price of {len(unknown)} of them"
+
+
+def _count(things: Sequence[object], one: str, many: str) -> str:
+    return f"{len(things)} {one if len(things) == 1 else many}"
 
 
 def leaks(
@@ -200,7 +252,8 @@ def leaks(
     for cloud in clouds:
         found = _whole_survey(cloud, ledger, clock_of(cloud, WallClock(now)).now, rules)
         listed.append(found.listed())
-        items += [_shown(judged) for judged in found.judged if judged.decision.action == DELETE]
+        priced = {j.seen.intent_id for j in found.judged if _is_our_server(j.seen) and _usd_per_hour(j)}
+        items += [_shown(judged, priced) for judged in found.judged if judged.decision.action == DELETE]
         in_use += [j.decision for j in found.judged if j.decision.action != DELETE and _is_our_server(j.seen)]
         for row in ledger.open_rows():
             if row.vendor == cloud.vendor and not remains_of(row, found.listing):
@@ -220,11 +273,20 @@ def _is_our_server(shown: Seen) -> bool:
     return shown.ours and shown.kind == SERVER and shown.state != TERMINATED
 
 
-def _shown(judged: Judged) -> Leak:
+def _usd_per_hour(judged: Judged) -> Decimal | None:
+    """The ledger's price of a server, which has its disk and address in it, else what the listing says."""
     resource, row = judged.resource, judged.row
-    price = resource.usd_per_hour
-    if not price and row is not None and resource.kind == SERVER:
-        price = row.usd_per_hour
+    if row is not None and resource.kind == SERVER and row.usd_per_hour:
+        return row.usd_per_hour
+    if resource.usd_per_hour or resource.kind in FREE_KINDS:
+        return resource.usd_per_hour
+    return None
+
+
+def _shown(judged: Judged, priced: set[str]) -> Leak:
+    """priced: intents of which a server is listed whose price is known."""
+    resource, row = judged.resource, judged.row
+    with_server = row is not None and resource.kind != SERVER and judged.seen.intent_id in priced
     return Leak(
         vendor=resource.vendor,
         place=resource.place,
@@ -233,8 +295,9 @@ def _shown(judged: Judged) -> Leak:
         kind=resource.kind,
         reason=judged.decision.reason,
         age_s=judged.decision.evidence["age_s"],
-        usd_per_hour=price,
+        usd_per_hour=Decimal(0) if with_server else _usd_per_hour(judged),
         stuck=row is not None and row.stuck,
+        with_server=with_server and resource.kind not in FREE_KINDS,
     )
 
 
@@ -247,6 +310,6 @@ def _not_shown(row: LedgerRow, decision: Decision) -> Leak:
         kind=SERVER,
         reason=decision.reason,
         age_s=decision.t_s - (row.sent_unix_s or row.intended_unix_s),
-        usd_per_hour=row.usd_per_hour,
+        usd_per_hour=row.usd_per_hour or None,
         stuck=row.stuck,
     )

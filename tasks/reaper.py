@@ -15,7 +15,16 @@ from typing import ParamSpec
 
 from tasks.clouds.base import Cloud, Resource
 from tasks.clouds.clock import Clock, WallClock, clock_of
-from tasks.clouds.deletion import mark, may_resend, prove_gone, remains_of, request_delete, send_again, send_delete
+from tasks.clouds.deletion import (
+    earliest_proof_in_s,
+    mark,
+    may_resend,
+    prove_gone,
+    remains_of,
+    request_delete,
+    send_again,
+    send_delete,
+)
 from tasks.domain.actions import Decision
 from tasks.domain.lifecycle import Intent, LedgerError, LedgerRow, ResourceState, StaleRowError
 from tasks.domain.reaping import (
@@ -110,6 +119,7 @@ def reap(
     """
     report = ReapReport(dry_run=dry_run)
     clocks = {cloud.vendor: clock_of(cloud, WallClock(now, sleep)) for cloud in clouds}
+    lags_s = {cloud.vendor: cloud.traits.visibility_lag_s for cloud in clouds}
     give_up_unix_s = {vendor: clock.now() + prove_s / clock.real_s(1.0) for vendor, clock in clocks.items()}
     wait_s = 1.0
     while True:
@@ -132,7 +142,8 @@ def reap(
         if dry_run or waited_for is None:
             return report
         clock = clocks[waited_for]
-        clock.sleep(min(wait_s, max(0.0, give_up_unix_s[waited_for] - clock.now())))
+        idle_s = _idle_s(report, clocks, lags_s) / clock.real_s(1.0)
+        clock.sleep(min(max(wait_s, idle_s), max(0.0, give_up_unix_s[waited_for] - clock.now())))
         wait_s = min(wait_s * 2, 15.0)
 
 
@@ -140,6 +151,15 @@ def _with_time_left(report: ReapReport, clocks: Mapping[str, Clock], give_up_uni
     """A vendor on whose proofs the reaper may still wait; None when there is no such proof, or no time left."""
     vendors = dict.fromkeys(row.vendor for row in report.waiting)
     return next((v for v in vendors if v in clocks and clocks[v].now() < give_up_unix_s[v]), None)
+
+
+def _idle_s(report: ReapReport, clocks: Mapping[str, Clock], lags_s: Mapping[str, float]) -> float:
+    """How long no pass can prove anything of what it waits for, in seconds on the wall."""
+    return min(
+        clocks[row.vendor].real_s(earliest_proof_in_s(row, lags_s[row.vendor], clocks[row.vendor].now()))
+        for row in report.waiting
+        if row.vendor in clocks
+    )
 
 
 @dataclass(frozen=True)

@@ -247,6 +247,14 @@ def _weigh(
     return ledger.gone(row, proof), decision
 
 
+def earliest_proof_in_s(row: LedgerRow, lag_s: float, now_unix_s: float) -> float:
+    """How long no listing can prove anything: until the visibility lag is over since the first that lacked it. To ask
+    meanwhile would only cost calls, of which a mass teardown has none to spare."""
+    if row.absent_since_unix_s is None:
+        return 0.0
+    return max(0.0, row.absent_since_unix_s + lag_s - now_unix_s)
+
+
 def send_again(
     cloud: Cloud, ledger: LedgerPort, row: LedgerRow, listing: Listing, decision: Decision | None = None
 ) -> LedgerRow:
@@ -304,5 +312,6 @@ def delete_and_prove(
                 reason=reason,
                 next_step="The reaper tries again; see it with `tokensweep leaks`.",
             )
-        sleep(min(poll_s, max(0.0, give_up_unix_s - now())))
+        idle_s = earliest_proof_in_s(row, cloud.traits.visibility_lag_s, now())
+        sleep(min(max(poll_s, idle_s), max(0.0, give_up_unix_s - now())))
         poll_s = min(2 * poll_s, LONGEST_POLL_S)

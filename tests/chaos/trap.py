@@ -83,12 +83,14 @@ class Point(NamedTuple):
 
         Before, after or without a question, the world is the same: a death at it leaves what a death after the last
         effect leaves, and a lost answer is a refused request. Both failures of a question are tried at its first time,
-        then one of them in turn.
+        and one of them at every second time after that.
         """
         if not self.only_asks:
             return self.fates
         failures = (How.REFUSED, How.GARBLED)
-        return failures if self.n == 0 else (failures[self.n % 2],)
+        if self.n == 0:
+            return failures
+        return (failures[self.n // 2 % 2],) if self.n % 2 == 0 else ()
 
 
 class NoAnswerError(Exception):

@@ -338,7 +338,7 @@ def test_the_verdict_says_what_is_left_at_what_price_and_what_is_not_proven(tmp_
     request_delete(w.cloud, w.ledger, two.row)
     w.clock.sleep(60)
     assert w.leaks().verdict == (
-        "3 resources are left behind, at 0.3600 USD/h; 1 deletions are not proven yet; "
+        "3 resources are left behind, at 0.3600 USD/h; 1 deletion is not proven yet; "
         "of memory nothing is proven, because it could not be listed whole"
     )
     w.settle()
