@@ -7,7 +7,9 @@ import importlib.util
 import io
 import json
 import os
+import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from flows.cli import app
 from tasks.analysis.sparecores_export import checked, score_rows
 from tasks.domain.errors import ConfigError
 from tasks.lake import land, open_lake, rows_from_events
+from tasks.settings import Settings
 from tests.unit.lake_runs import lost_run
 from tests.unit.test_lake_questions import cells, faster, hardware, later, priced, run_rows
 
@@ -209,18 +212,40 @@ with Session(engine) as session:
 """
 
 
-def test_export_goes_into_the_predecessors_database(ask: Any, tmp_path: Path) -> None:
-    """With sparecores-crawler in this environment, or in the one whose Python SPARECORES_CRAWLER_PYTHON names."""
-    python = os.environ.get("SPARECORES_CRAWLER_PYTHON", "")
-    if not python:
-        if importlib.util.find_spec("sc_crawler") is None:
-            pytest.skip(
-                "sparecores-crawler is not installed, and SPARECORES_CRAWLER_PYTHON names no Python that has it"
-            )
-        import sys
+CRAWLER = "sparecores-crawler==0.10.2"
 
-        python = sys.executable
+
+@pytest.fixture(scope="module")
+def crawler_python() -> str:
+    """A Python that has the predecessor's models: this one, the named one, or one in the cache, installed once."""
+    named = os.environ.get("SPARECORES_CRAWLER_PYTHON", "")
+    if named or importlib.util.find_spec("sc_crawler"):
+        return named or sys.executable
+    folder = Settings().cache_dir / CRAWLER.replace("==", "-")
+    if not (folder / "complete").exists():
+        bundled = Path(__file__).resolve().parents[2] / ".tools" / "bin" / "uv"
+        uv = shutil.which("uv") or (str(bundled) if bundled.exists() else "")
+        if not uv:
+            pytest.skip(f"there is no uv to install {CRAWLER} with, and SPARECORES_CRAWLER_PYTHON names no Python")
+        made = folder.with_name(f"{folder.name}.{os.getpid()}")
+        python = str(made / "bin" / "python")
+        for command in ([uv, "venv", "-q", str(made)], [uv, "pip", "install", "-q", "--python", python, CRAWLER]):
+            try:
+                subprocess.run(command, check=True, capture_output=True, text=True, timeout=240)
+            except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as exc:
+                shutil.rmtree(made, ignore_errors=True)
+                pytest.skip(f"{CRAWLER} cannot be installed here: {str(exc.stderr or exc)[-300:]}")
+        (made / "complete").touch()
+        try:
+            made.rename(folder)
+        except OSError:  # another run was first
+            shutil.rmtree(made, ignore_errors=True)
+    return str(folder / "bin" / "python")
+
+
+def test_export_goes_into_the_predecessors_database(ask: Any, tmp_path: Path, crawler_python: str) -> None:
     out = tmp_path / "rows.jsonl"
     assert ask("export", "sparecores", "--out", str(out)).exit_code == 0
-    done = subprocess.run([python, "-c", ROUND_TRIP, str(out)], capture_output=True, text=True, check=False)
+    command = [crawler_python, "-c", ROUND_TRIP, str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "12", done.stderr
