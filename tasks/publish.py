@@ -176,6 +176,31 @@ def results(services: Services, sweep_id: str) -> list[dict[str, Any]]:
         return query(lake, sql, [sweep_id]).to_dicts()
 
 
+def doubts(services: Services, sweep_id: str) -> list[str]:
+    """What a reader of the numbers must know of the servers: GPUs that were not used, speeds that moved meanwhile."""
+    fell = """
+        SELECT server, cpu_fallback AS reason, count(*) AS n FROM v_sweep_cells
+        WHERE sweep_id = ? AND cpu_fallback IS NOT NULL AND n_samples > 0 GROUP BY ALL ORDER BY server
+    """
+    moved = "SELECT server, task, drift_ratio AS ratio FROM v_anchors WHERE sweep_id = ? AND drifted ORDER BY ALL"
+    with open_lake(lake_address(services.settings), documented=False) as lake:
+        cells, anchors = query(lake, fell, [sweep_id]).to_dicts(), query(lake, moved, [sweep_id]).to_dicts()
+    return [
+        *(f"{r['server']}: its GPU could not be used ({r['reason']}); {r['n']} cells are its CPU's" for r in cells),
+        *(f"{r['server']}: {r['task']} of the anchor moved to {r['ratio']:.0%} of its start" for r in anchors),
+    ]
+
+
+def beside_the_ladder(services: Services, sweep_id: str) -> list[dict[str, Any]]:
+    """What was measured besides cells, anchors and long runs left out: one row per result."""
+    sql = """
+        SELECT server, model, kind, label, task, n_prompt, n_gen, n_sequences, device_set, tok_per_s_median, outcome
+        FROM variants WHERE sweep_id = ? AND kind NOT IN ('anchor', 'sustain', 'threads') ORDER BY server, model, k
+    """
+    with open_lake(lake_address(services.settings), documented=False) as lake:
+        return query(lake, sql, [sweep_id]).to_dicts()
+
+
 def run_phases(services: Services, sweep_id: str) -> dict[str, dict[str, float]]:
     """Seconds of each phase, by server."""
     sql = """

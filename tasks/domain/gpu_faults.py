@@ -45,7 +45,7 @@ _SIGNS = (
     (GpuFault.ECC, r"uncorrectable (?:ecc|nvlink) error|ecc error"),
     (GpuFault.LOST, r"fallen off the bus|gpu is lost|unable to determine the device handle|\bxid\b"),
     # 46 cudaErrorDevicesUnavailable.
-    (GpuFault.BUSY, r"devices? is/are busy or unavailable|exclusive.?process"),
+    (GpuFault.BUSY, r"device(?:\(s\)|s)? (?:is/are|is|are) busy or unavailable|exclusive.?process"),
     (GpuFault.MIG_WITHOUT_INSTANCE, r"no mig (?:devices|instances)|mig.*no (?:gpu|compute) instance"),
     (GpuFault.LICENCE, r"unlicensed|license (?:status|state)\s*:\s*(?:unlicensed|expired)"),
     (GpuFault.OUT_OF_MEMORY, r"cudamalloc failed: out of memory|cuda error: out of memory|"

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
+from tasks.domain.burst import burst_of
 from tasks.domain.cells import Outcome, Reason
 from tasks.domain.run_plan import RunPlan
 from tasks.lake.cell_results import EndedCell, ended_cells
@@ -21,6 +22,7 @@ from tasks.lake.run_context import RunContext
 from tasks.lake.run_log import RunLog
 from tasks.lake.schema import DOWNLOADS, PHASES, RESOURCES
 from tasks.lake.timeline import Download
+from tasks.lake.variant_rows import variant_rows
 
 Rows = dict[str, list[dict[str, Any]]]
 Timed = tuple[float, str, dict[str, Any], float]  # started, name, columns that say of what, seconds
@@ -61,6 +63,7 @@ def rows_from_events(plan: RunPlan, events: Iterable[Any], context: RunContext) 
         "hardware": [{**head, **row} for row in hardware_rows(log)],
         "resources": [{**head, **_resource(r)} for r in context.resources],
         "telemetry": [{**head, **row} for row in telemetry_rows(log)],
+        "variants": [{**head, **row} for row in variant_rows(plan, log)],
     }
 
 
@@ -108,6 +111,7 @@ class _Run:
             "guard": plan.guard,
             "engine": context.engine,
             "engine_commit": commits[-1] if commits else _text(context.engine_commit),
+            **_burst(context.vendor, plan.server),
             "engine_build": builds.most_common(1)[0][0] if builds else None,
             "agent_version": _text(context.agent_version),
             "agent_sha256": _text(log.agent.get("agent_sha256")),
@@ -205,6 +209,11 @@ class _Run:
 
     def _usd(self, seconds: float) -> Any:
         return None if self.usd_per_hour is None else as_usd(float(self.usd_per_hour) * max(0.0, seconds) / 3600)
+
+
+def _burst(vendor: str, server: str) -> dict[str, Any]:
+    found = burst_of(vendor, server)
+    return {} if found is None else {"burst_kind": found.kind, "burst_baseline_share": found.baseline_share}
 
 
 def _sha256(text: str) -> str:

@@ -11,6 +11,7 @@ from tasks.domain.run_plan import LadderStep, ModelSpec, RunPlan
 from tasks.domain.stats import median, summarize
 from tasks.lake.cell_results import EndedCell
 from tasks.lake.foreign import as_column, as_json, as_time
+from tasks.lake.gpu_cells import gpu_columns
 from tasks.lake.overlap import Interval, mean_share, overlap_s, union
 from tasks.lake.run_log import RunLog
 from tasks.lake.schema import CELLS
@@ -81,6 +82,7 @@ class CellRows:
             **_key(result.cell),
             **self._model(result.cell.model),
             **self._bench(attempt),
+            **self._gpu(result.cell, attempt, samples),
             **self._prediction(result.cell),
             **_speed(result),
             "outcome": result.outcome.value,
@@ -126,6 +128,14 @@ class CellRows:
         if row:
             values["bench_row_json"] = as_json(row)
         return values
+
+    def _gpu(self, cell: Cell, attempt: Attempt | None, samples: list[dict[str, Any]]) -> dict[str, Any]:
+        if attempt is None:
+            return {}
+        process = self._log.processes[attempt.process - 1] if attempt.process else None
+        seconds = [float(s["duration_s"]) for s in samples]
+        spans = [(mark, mark + duration) for mark, duration in zip(attempt.marks_s, seconds, strict=False)]
+        return gpu_columns(process, spans, cell.n_tokens, self._log.telemetry)
 
     def _prediction(self, cell: Cell) -> dict[str, Any]:
         names = ("predicted_low_tok_per_s", "predicted_high_tok_per_s")

@@ -7,10 +7,12 @@ from functools import cached_property
 
 import polars as pl
 
-SCHEMA_VERSION = 2
-"""2: hardware.memory_read_bytes_per_s, telemetry.gpu_throttle_reasons."""
-METHODOLOGY_VERSION = 1
-"""Raised whenever newly measured numbers are no longer comparable with older ones."""
+SCHEMA_VERSION = 3
+"""2: hardware.memory_read_bytes_per_s, telemetry.gpu_throttle_reasons. 3: what GPUs did, and why one was not used:
+cells.backend_used to gpu_j_per_token, hardware.n_gpus_on_bus and gpu_fault; server_runs.burst_*; the table variants."""
+METHODOLOGY_VERSION = 2
+"""Raised whenever newly measured numbers are no longer comparable with older ones. 2: where a server shows more CPUs
+than cores, or has a quota, a short search may find another number of threads faster than one per CPU."""
 
 TEXT = pl.String()
 I32 = pl.Int32()

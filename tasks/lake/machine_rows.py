@@ -9,8 +9,9 @@ from functools import reduce
 from operator import or_
 from typing import Any
 
+from tasks.domain.gpu_faults import GpuFault, presence_fault
 from tasks.lake.foreign import as_column, as_json, as_time, at
-from tasks.lake.run_log import RunLog
+from tasks.lake.run_log import FALL_BACK, RunLog
 from tasks.lake.schema import HARDWARE, TELEMETRY
 
 _HARDWARE_PATHS: dict[str, tuple[str, ...]] = {
@@ -37,7 +38,9 @@ _HARDWARE_PATHS: dict[str, tuple[str, ...]] = {
     "os": ("system", "os"),
     "libc": ("system", "libc"),
 }
-_UNSTEADY = {"memory_available_bytes", "memory_read_bytes_per_s", "disk_free_bytes", "vram_free_bytes"}
+# Left out of the fingerprint: what changes, and what older agents did not tell.
+_UNSTEADY = {"memory_available_bytes", "memory_read_bytes_per_s", "disk_free_bytes", "vram_free_bytes",
+             "n_gpus_on_bus", "gpu_fault"}  # fmt: skip
 
 # Column of `telemetry` -> the agent's key, where they differ. Shares are of the CPUs that the server may use.
 _TELEMETRY_KEYS = {
@@ -69,11 +72,24 @@ def hardware_rows(log: RunLog) -> Iterator[dict[str, Any]]:
     found["disk_free_bytes"] = probed.disk_free_bytes
     found["vram_free_bytes"] = sum(probed.vram_free_bytes) if probed.vram_free_bytes else None
     found.update(_gpu(record.get("gpus")))
+    found["n_gpus_on_bus"] = record.get("gpus_on_bus")
+    found["gpu_fault"] = _gpu_fault(log, record)
     row = {c.name: as_column(c, None if found.get(c.name) == "" else found.get(c.name)) for c in HARDWARE.own_columns}
     steady = {name: value for name, value in row.items() if name not in _UNSTEADY}
     row["fingerprint_sha256"] = hashlib.sha256(as_json(steady).encode()).hexdigest()
     row["hardware_json"] = as_json(record)
     yield row
+
+
+def _gpu_fault(log: RunLog, record: Mapping[str, Any]) -> str | None:
+    """What nvidia-smi says, else what the first build for a GPU met there."""
+    gpus, on_bus = record.get("gpus"), record.get("gpus_on_bus")
+    listed = [g for g in gpus if isinstance(g, Mapping)] if isinstance(gpus, list) else []
+    fault = presence_fault(listed, on_bus if isinstance(on_bus, int) else 0)
+    if fault is not None:
+        return fault.value
+    met = (str(d.raw["reason"]) for d in log.decisions if d.raw["action"] in (FALL_BACK, "give_up"))
+    return next((reason for reason in met if reason in set(GpuFault)), None)
 
 
 def _gpu(raw: Any) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from typing import Any
 from tasks.domain import events as ev
 from tasks.domain.cells import TASKS, Cell
 from tasks.domain.errors import AgentError
-from tasks.lake.timeline import Attempt, Download, Process, Reading, TimedLine
+from tasks.lake.timeline import Attempt, Download, EndedVariant, Process, Reading, TimedLine
 
 TELEMETRY_INTERVAL_S = 1.0
 """What the first reading is about; each later one is about the time since the one before."""
@@ -31,6 +31,9 @@ TELEMETRY_INTERVAL_S = 1.0
 MAX_UNIX_S = 1e11
 """Beyond the year 5000; what is larger is no time."""
 
+
+FALL_BACK = "fall_back_to_cpu"
+"""The decision after which a server that has a GPU is measured on its CPUs."""
 
 _JUDGED_WHOLE = ("checksum", "not_gguf")
 """Failures that only a file which came in full can have; the agent has removed it by then and counts from 0."""
@@ -53,6 +56,7 @@ class RunLog:
         self.processes: list[Process] = []
         self.attempts: dict[Cell, list[Attempt]] = {}
         self.downloads: list[Download] = []
+        self.variants: list[EndedVariant] = []
         self.telemetry: list[Reading] = []
         self.decisions: list[TimedLine] = []
         self.phases: list[TimedLine] = []
@@ -62,6 +66,7 @@ class RunLog:
         self._origin_s = origin_unix_s
         self._offset_s: float | None = None
         self._build = ""
+        self._cpu_fallback: str | None = None
         self._open: Attempt | None = None
         for line in self._in_order(lines):
             self._read(line)
@@ -116,6 +121,8 @@ class RunLog:
     def _on_decision(self, at_s: float, line: dict[str, Any]) -> None:
         str(line["action"]), str(line["subject"]), str(line["reason"])
         self.decisions.append(TimedLine(at_s, line))
+        if line["action"] == FALL_BACK:
+            self._cpu_fallback = str(line["reason"])
 
     def _on_phase(self, at_s: float, line: dict[str, Any]) -> None:
         begin_s, end_s = _seconds(line["started_s"]), _seconds(line.get("ended_s", line["t_s"]))
@@ -196,13 +203,17 @@ class RunLog:
     def _on_bench_started(self, at_s: float, event: ev.BenchStarted, line: dict[str, Any]) -> None:
         self._end_process(at_s)
         self._build = event.build
-        self.processes.append(Process(event.model, at_s))
+        self.processes.append(Process(event.model, at_s, cpu_fallback=self._cpu_fallback))
 
     def _on_warmup(self, at_s: float, event: ev.WarmupStarted, line: dict[str, Any]) -> None:
         process = self.processes[-1] if self.processes else None
         if process is not None and process.loaded_s is None:
             process.loaded_s = at_s
         self._begin_attempt(at_s, event.cell).warmup_s = at_s
+
+    def _on_engine(self, at_s: float, event: ev.EngineLoaded, line: dict[str, Any]) -> None:
+        if self.processes:
+            self.processes[-1].engine = event
 
     def _on_repeat(self, at_s: float, event: ev.RepeatStarted, line: dict[str, Any]) -> None:
         attempt = self._open
@@ -222,6 +233,9 @@ class RunLog:
 
     def _on_exit(self, at_s: float, event: ev.BenchExited, line: dict[str, Any]) -> None:
         self._end_process(at_s)
+
+    def _on_variant(self, at_s: float, event: ev.VariantEnded, line: dict[str, Any]) -> None:
+        self.variants.append(EndedVariant(event, at_s + _seconds(event.started_s) - _seconds(event.t_s), at_s))
 
     def _begin_attempt(self, at_s: float, cell: Cell) -> Attempt:
         if self._open is not None:
@@ -279,6 +293,7 @@ _IS_A: dict[str, Callable[[Any], bool]] = {
     "float": lambda v: isinstance(v, (int, float)) and math.isfinite(v),
     "Cell": _is_cell,
     "dict[str, Any]": lambda v: isinstance(v, dict),
+    "list[dict[str, Any]]": lambda v: isinstance(v, list) and all(isinstance(x, dict) for x in v),
     "tuple[int, ...]": lambda v: all(_is_count(x) for x in v),
     "tuple[float, ...]": lambda v: all(isinstance(x, (int, float)) for x in v),
     "tuple[Cell, ...]": lambda v: all(_is_cell(x) for x in v),
@@ -305,6 +320,8 @@ _EVENTS: dict[str, Callable[[RunLog, float, Any, dict[str, Any]], None]] = {
     "BenchStarted": RunLog._on_bench_started,
     "WarmupStarted": RunLog._on_warmup,
     "RepeatStarted": RunLog._on_repeat,
+    "EngineLoaded": RunLog._on_engine,
     "BenchRow": RunLog._on_row,
     "BenchExited": RunLog._on_exit,
+    "VariantEnded": RunLog._on_variant,
 }

@@ -8,6 +8,7 @@ changes its meaning or its unit, it gets a new name instead. So one query answer
 from __future__ import annotations
 
 from tasks.domain.cells import TASKS, Outcome, Reason
+from tasks.domain.variants import KINDS
 from tasks.lake.columns import BOOL, F64, I32, I64, TEXT, TIME, USD, Column, Table
 
 RUN_OUTCOMES = ("completed", "interrupted", "failed", "cancelled", "gated")
@@ -53,6 +54,13 @@ SERVER_RUNS = Table(
         _c("engine", TEXT, "", "Inference engine."),
         _c("engine_commit", TEXT, "", "Commit of the engine that measured."),
         _c("engine_build", TEXT, "", "Runtime build used for most measured cells."),
+        _c(
+            "burst_kind",
+            TEXT,
+            "",
+            "credits: fast until credits are used up; shared: CPUs shared with others; or null.",
+        ),
+        _c("burst_baseline_share", F64, "", "Share of its CPUs that the vendor promises without credits, 0 to 1."),
         _c("agent_version", TEXT, "", "Version of the agent that the controller sent."),
         _c(
             "agent_sha256", TEXT, "", "Of the agent's archive on the server; `source` when it ran from the source tree."
@@ -116,6 +124,15 @@ CELLS = Table(
         _c("build", TEXT, "", "Runtime build that ran it."),
         _c("backend", TEXT, "", "Backends as llama-bench reports them."),
         _c("ngl", I32, "", "Layers asked to be offloaded to the GPU."),
+        _c("backend_used", TEXT, "", "Where the weights were by the engine's log: CPU, CUDA, CUDA+CPU when divided."),
+        _c("cpu_fallback", TEXT, "", "Why a server with a GPU measured this on its CPUs; null where it did not."),
+        _c("layers_offloaded", I32, "", "Layers on the GPU by the engine's log, the output counted as one."),
+        _c("layers_total", I32, "", "Layers of the model by the engine's log, likewise."),
+        _c("vram_used_bytes", I64, "B", "Most memory of all GPUs in use while it ran, less what was before the load."),
+        _c("gpu_power_w", F64, "W", "Mean power of all GPUs during the repeats; null where they were too short."),
+        _c("gpu_clock_mhz", F64, "MHz", "Mean clock of the GPUs during the repeats, likewise."),
+        _c("gpu_throttled_share", F64, "", "Share of them in which a GPU was slowed by heat or power brake, 0 to 1."),
+        _c("gpu_j_per_token", F64, "J/token", "Energy of all GPUs per token: their mean power over the mean speed."),
         _c("engine_commit", TEXT, "", "Commit of the engine."),
         _c("engine_build_number", I32, "", "Build number of the engine."),
         _c("n_batch", I32, "tokens", "Logical batch."),
@@ -253,6 +270,8 @@ HARDWARE = Table(
         _c("disk_total_bytes", I64, "B", "Size of the file system where the models go."),
         _c("disk_free_bytes", I64, "B", "Free space there at the start."),
         _c("n_gpus", I32, "", "GPUs."),
+        _c("n_gpus_on_bus", I32, "", "NVIDIA GPUs on the PCI bus, with a driver or without."),
+        _c("gpu_fault", TEXT, "", "What keeps GPUs from being used: no_gpu_driver, fabric_manager, ..."),
         _c("gpu_model", TEXT, "", "Model of the first GPU."),
         _c("gpu_driver", TEXT, "", "Version of the GPU's driver."),
         _c("gpu_power_limit_w", F64, "W", "Power limit of the first GPU."),
@@ -324,5 +343,48 @@ TELEMETRY = Table(
     ),
 )
 
-TABLES = (SERVER_RUNS, CELLS, SAMPLES, DOWNLOADS, DECISIONS, PHASES, HARDWARE, RESOURCES, TELEMETRY)
+VARIANTS = Table(
+    "variants",
+    "One row per result of a measurement beside the ladder: same engine and model, one thing changed. Never in cells.",
+    ("server_run_id", "k"),
+    (
+        _c("k", I32, "", "Number of the row, from 1.", required=True),
+        _c("variant", I32, "", "Number of the measurement that it belongs to, from 1.", required=True),
+        _c("kind", TEXT, "", "What was changed.", required=True, values=KINDS),
+        _c("label", TEXT, "", "To what: start, d4096, 2 GPUs, q8_0, distribute, ...", required=True),
+        _c("outcome", TEXT, "", "How it ended.", required=True, values=("measured", "failed", "timed_out")),
+        _c("detail", TEXT, "", "Why it failed."),
+        _MODEL,
+        _c("weights", TEXT, "", _WEIGHTS, values=("real", "random", "simulated")),
+        _c("task", TEXT, "", "pp, tg, pg: a prompt and then a generation, batched: several sequences at once."),
+        _c("n_prompt", I32, "tokens", "Prompt, of each sequence."),
+        _c("n_gen", I32, "tokens", "Generated text, of each sequence."),
+        _c("n_depth", I32, "tokens", "Tokens in the KV cache before the timed part."),
+        _c("n_sequences", I32, "", "Sequences decoded at once."),
+        _c("instance", I32, "", "Number of the process, from 0, where several ran at once."),
+        _c("n_instances", I32, "", "Processes that ran at once."),
+        _c("device_set", TEXT, "", "Devices of the process as given with -dev; null where it was left open."),
+        _c("n_devices", I32, "", "How many these are."),
+        _c("build", TEXT, "", "Runtime build that ran it."),
+        _c("backend", TEXT, "", "Backends as llama-bench reports them."),
+        _c("n_threads", I32, "", "Threads."),
+        _c("ngl", I32, "", "Layers asked to be offloaded to the GPU."),
+        _c("numa", TEXT, "", "llama.cpp's NUMA mode; null for none."),
+        _c("cache_type_k", TEXT, "", "Type of the K cache."),
+        _c("cache_type_v", TEXT, "", "Type of the V cache."),
+        _c("n_samples", I32, "", "Finished repeats.", required=True),
+        _c("tok_per_s_median", F64, "tok/s", "Median of the repeats; of several sequences all tokens together."),
+        _c("tok_per_s_min", F64, "tok/s", "Slowest repeat."),
+        _c("tok_per_s_max", F64, "tok/s", "Fastest repeat."),
+        _c("pp_tok_per_s", F64, "tok/s", "Of several sequences: the prompt part."),
+        _c("tg_tok_per_s", F64, "tok/s", "Of several sequences: the generated part."),
+        _c("started_at", TIME, "", "When its processes were started."),
+        _c("seconds", F64, "s", "From there to their end, loads included."),
+        _c("steal_share", F64, "", "CPU time stolen by the hypervisor meanwhile, 0 to 1."),
+        _c("gpu_power_w", F64, "W", "Mean power of all GPUs meanwhile, loads included."),
+        _c("bench_row_json", TEXT, "JSON", "The engine's own row, unknown keys kept."),
+    ),
+)
+
+TABLES = (SERVER_RUNS, CELLS, SAMPLES, DOWNLOADS, DECISIONS, PHASES, HARDWARE, RESOURCES, TELEMETRY, VARIANTS)
 TABLE: dict[str, Table] = {t.name: t for t in TABLES}

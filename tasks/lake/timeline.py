@@ -32,6 +32,17 @@ class Process:
     started_s: float
     loaded_s: float | None = None
     ended_s: float | None = None
+    engine: ev.EngineLoaded | None = None
+    cpu_fallback: str | None = None
+
+
+@dataclass(frozen=True)
+class EndedVariant:
+    """A measurement beside the ladder."""
+
+    event: ev.VariantEnded
+    started_s: float
+    ended_s: float
 
 
 @dataclass

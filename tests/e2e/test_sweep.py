@@ -16,7 +16,8 @@ def row_counts(product: Product) -> dict[str, int]:
 
 
 def test_a_sweep_measures_every_cell_once_and_a_second_one_does_nothing(bare: Product, prefect_url: str) -> None:
-    preset = bare.preset(servers=[SERVER, SECOND_SERVER], pp=[16, 128], tg=[16])
+    deep = {"depth": [32]}  # one measurement beside the ladder
+    preset = bare.preset(servers=[SERVER, SECOND_SERVER], pp=[16, 128], tg=[16], variants=deep)
     plan = bare.run("plan", preset, "--json")
     assert plan.rc == 0 and {s["offer"]["name"] for s in plan.json()["servers"]} == {SERVER, SECOND_SERVER}, str(plan)
     assert bare.remains() == [] and not (bare.home / "lake").exists(), "planning changes nothing"
@@ -32,7 +33,7 @@ def test_a_sweep_measures_every_cell_once_and_a_second_one_does_nothing(bare: Pr
     assert set(bare.samples()) == expected
     counts = row_counts(bare)
     assert all(counts.values()), counts
-    for name in (SERVER, "pp128", "tg16", "6 of 6 cells measured", str(bare.home / "lake")):
+    for name in (SERVER, "pp128", "tg16", "6 of 6 cells measured", "Beside the ladder", "d32", str(bare.home / "lake")):
         assert name in done.out
     assert "next:" in done.err
     bare.assert_nothing_is_left()

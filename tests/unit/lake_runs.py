@@ -157,6 +157,7 @@ def finished_run() -> tuple[RunPlan, list[dict[str, Any]], RunContext]:
     for k, t_s in enumerate((30.0, 34.0, 38.0), 1):
         log.event(ev.RepeatStarted(t_s, cell["large", "pp", 16], k, 5))
     log.event(ev.BenchExited(39.0, "large", 137, True))
+    log.event(ev.VariantEnded(39.8, "anchor", "end", "small", "measured", 39.2, "haswell", {}, [bench_row(small[0])]))
     results = [
         (small[0], "ok", (2.0, 2.0, 2.0)),
         (small[1], "ok", (2.0, 2.0, 2.2)),

@@ -16,6 +16,7 @@ from tasks.lake import Lake, query
 FLAGS = (
     "few_repeats", "wide_interval", "slow_first_repeat", "steal", "throttled", "download_active", "cpu_on_gpu_server",
     "above_roofline", "twin_disagreement", "drift", "price_unknown", "price_old", "random_weights",
+    "cpu_fallback", "gpu_memory_unused", "anchor_drift", "burst",
 )  # fmt: skip
 """Flags of v_trust; the report packs them into the bits of one number, in this order."""
 

@@ -5,7 +5,7 @@
 -- @previous_tok_per_s [tok/s] Median of the one before.
 -- @ratio This over the one before; 0.9 is 10 % slower.
 -- @within_noise The two 95 % intervals meet; null where one has a single sample.
--- @changed What else changed: engine, build, backend, methodology; empty where nothing is known to have.
+-- @changed What else changed: engine, build, backend, threads, methodology; empty where nothing is known to have.
 CREATE VIEW v_drift AS
 -- Runs and servers by numbers, so that the many rows of cells are sorted without their names; cells by a hash of 64
 -- bits: among a million of them the chance that any two share one is 3 in 100 million.
@@ -36,6 +36,7 @@ pairs AS (
         c.engine_commit,
         c.build,
         c.backend,
+        c.n_threads,
         lag({
             'run_no': r.run_no,
             'at': coalesce(c.observed_at, r.started_at),
@@ -44,7 +45,8 @@ pairs AS (
             'high': c.tok_per_s_ci95_high,
             'engine_commit': c.engine_commit,
             'build': c.build,
-            'backend': c.backend
+            'backend': c.backend,
+            'n_threads': c.n_threads
         }) OVER (
             PARTITION BY hash(r.server_no, c.model, c.weights, c.task, c.n_tokens)
             ORDER BY coalesce(c.observed_at, r.started_at), r.run_no
@@ -80,6 +82,7 @@ SELECT
         if(c.engine_commit IS DISTINCT FROM c.before.engine_commit, 'engine', NULL),
         if(c.build IS DISTINCT FROM c.before.build, 'build', NULL),
         if(c.backend IS DISTINCT FROM c.before.backend, 'backend', NULL),
+        if(c.n_threads IS DISTINCT FROM c.before.n_threads, 'threads', NULL),
         if(r.methodology_version IS DISTINCT FROM p.methodology_version, 'methodology', NULL)
     ) AS changed
 FROM pairs AS c

@@ -25,6 +25,10 @@ SELECT
     steal_share,
     build,
     backend,
+    backend_used,
+    cpu_fallback,
+    layers_offloaded,
+    layers_total,
     detail
 FROM v_sweep_cells
 ORDER BY sweep_id, vendor, server, model_bytes, model, task, n_tokens;

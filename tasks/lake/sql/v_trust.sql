@@ -1,8 +1,10 @@
 -- Newest measurements with all that says how far to trust them, and flags on what is suspicious. Nothing is deleted.
 -- Flags: few_repeats (below 3), wide_interval (half width above 10 %), slow_first_repeat (20 % above the others),
 -- steal (above 1 % of CPU time), throttled (above 5 % of busy time), download_active, cpu_on_gpu_server (the model would
--- fit its GPU), above_roofline, twin_disagreement (another run within 7 days, nothing known to have changed, differs by
--- more than 10 %), drift (the measurement before differs by more than 10 %), price_unknown, price_old (read more than
+-- fit its GPU), cpu_fallback (a GPU that could not be used; cells.cpu_fallback says why), gpu_memory_unused (the engine
+-- says that the model is on the GPU, whose memory does not show it), anchor_drift (the smallest model's speed moved by
+-- more than 5 % within the run), burst (the server type is fast only on credits), above_roofline, twin_disagreement
+-- (another run within 7 days, nothing known to have changed, differs by more than 10 %), drift (the measurement before differs by more than 10 %), price_unknown, price_old (read more than
 -- 90 days before the measurement), random_weights.
 -- of: cells, server_runs, hardware
 -- @measured_at When it was measured.
@@ -34,7 +36,7 @@ WITH newest AS (
                 'tok_per_s': tok_per_s_median,
                 'low': tok_per_s_ci95_low,
                 'high': tok_per_s_ci95_high,
-                'made': concat_ws('|', engine_commit, build, backend)
+                'made': concat_ws('|', engine_commit, build, backend, n_threads)
             },
             (coalesce(observed_at, started_at, TIMESTAMPTZ '1970-01-01'), server_run_id),
             2
@@ -105,12 +107,21 @@ SELECT
             'cpu_on_gpu_server',
             NULL
         ),
+        if(c.cpu_fallback IS NOT NULL, 'cpu_fallback', NULL),
+        if(
+            starts_with(c.backend_used, 'CUDA')
+            AND c.vram_used_bytes < 0.5 * c.model_bytes * coalesce(c.layers_offloaded / nullif(c.layers_total, 0), 1),
+            'gpu_memory_unused',
+            NULL
+        ),
+        if(a.drifted, 'anchor_drift', NULL),
+        if(r.burst_kind = 'credits', 'burst', NULL),
         if(peak_share > 1.05, 'above_roofline', NULL),
         if(
             abs(drift_ratio - 1) > 0.1
             AND NOT coalesce(c.tok_per_s_ci95_low <= d.before.high AND d.before.low <= c.tok_per_s_ci95_high, false),
             if(
-                d.before.made = concat_ws('|', c.engine_commit, c.build, c.backend)
+                d.before.made = concat_ws('|', c.engine_commit, c.build, c.backend, c.n_threads)
                 AND p.methodology_version = r.methodology_version
                 AND epoch(measured_at) - epoch(d.before.at) < 7 * 86400,
                 'twin_disagreement',
@@ -128,4 +139,7 @@ JOIN pairs AS d USING (sweep_id, server_run_id, vendor, server, model, task, n_t
 JOIN server_runs AS r USING (sweep_id, server_run_id)
 LEFT JOIN server_runs AS p ON p.sweep_id = d.before.sweep_id AND p.server_run_id = d.before.server_run_id
 LEFT JOIN v_hardware AS h USING (sweep_id, server_run_id)
-LEFT JOIN v_throttling AS t USING (sweep_id, server_run_id);
+LEFT JOIN v_throttling AS t USING (sweep_id, server_run_id)
+LEFT JOIN (
+    SELECT sweep_id, server_run_id, bool_or(drifted) AS drifted FROM v_anchors GROUP BY ALL
+) AS a USING (sweep_id, server_run_id);

@@ -6,6 +6,8 @@ const FLAG_TEXT = {
   steal: "more than 1 % of the CPU time was stolen", throttled: "the GPU slowed itself down", download_active: "a download ran beside it",
   cpu_on_gpu_server: "ran on the CPU although the GPU has room", above_roofline: "faster than the hardware can be",
   twin_disagreement: "another run within a week differs by more than 10 %", drift: "differs by more than 10 % from the measurement before",
+  cpu_fallback: "ran on the CPU: the server's GPU could not be used", gpu_memory_unused: "the GPU's memory does not show the model",
+  anchor_drift: "the server's own speed moved by more than 5 % within the run", burst: "fast only while credits last",
   price_unknown: "no price is known", price_old: "the price was read more than 90 days before", random_weights: "random weights: the speed is real, the text is not",
 };
 const REASON_TEXT = {

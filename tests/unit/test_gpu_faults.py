@@ -1,0 +1,48 @@
+"""What is wrong with a GPU, by the words of those who say it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tasks.domain.gpu_faults import GpuFault, gpu_fault, presence_fault
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("ggml_cuda_init: failed to initialize CUDA: no CUDA-capable device is detected", GpuFault.NOT_SEEN),
+        ("No devices were found", GpuFault.NOT_SEEN),
+        ("failed to initialize CUDA: system not yet initialized", GpuFault.FABRIC_MANAGER),
+        ("    Fabric\n        State                             : In Progress", GpuFault.FABRIC_MANAGER),
+        ("CUDA driver version is insufficient for CUDA runtime version", GpuFault.DRIVER_TOO_OLD),
+        ("forward compatibility was attempted on non supported HW", GpuFault.DRIVER_TOO_OLD),
+        ("system has unsupported display driver / cuda driver combination", GpuFault.DRIVER_MISMATCH),
+        ("Failed to initialize NVML: Driver/library version mismatch", GpuFault.DRIVER_MISMATCH),
+        ("NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.", GpuFault.NO_DRIVER),
+        ("libcuda.so.1: cannot open shared object file: No such file or directory", GpuFault.NO_DRIVER),
+        ("CUDA error: no kernel image is available for execution on the device", GpuFault.NO_KERNELS),
+        ("CUDA error: CUDA-capable device(s) is/are busy or unavailable", GpuFault.BUSY),
+        ("CUDA error: uncorrectable ECC error encountered", GpuFault.ECC),
+        ("Unable to determine the device handle for GPU0000:00:1E.0: Unknown Error", GpuFault.LOST),
+        ("NVRM: Xid (PCI:0000:00:1e): 79, GPU has fallen off the bus.", GpuFault.LOST),
+        ("allocating 14336.00 MiB on device 0: cudaMalloc failed: out of memory", GpuFault.OUT_OF_MEMORY),
+        ("ggml_cuda_init: found 1 CUDA devices (Total VRAM: 14913 MiB):", None),
+        ("load_tensors: offloaded 33/33 layers to GPU", None),
+        ("std::bad_alloc", None),
+        ("", None),
+    ],
+)
+def test_a_text_names_its_fault(text: str, fault: GpuFault | None) -> None:
+    assert gpu_fault(text) is fault
+
+
+T4 = {"index": 0, "name": "Tesla T4"}
+
+
+def test_gpus_that_are_there_and_not_listed() -> None:
+    assert presence_fault([], 0) is None
+    assert presence_fault([T4], 1) is None
+    assert presence_fault([T4], 0) is None, "a container may hide the bus"
+    assert presence_fault([], 8) is GpuFault.NO_DRIVER
+    assert presence_fault([T4], 2) is GpuFault.LOST
+    assert presence_fault([{"error": "something new"}], 1) is GpuFault.NOT_SEEN
