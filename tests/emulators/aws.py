@@ -274,6 +274,13 @@ class AwsEmulator:
             self.request = {}
             backend.allocate_address("vpc")
 
+    def interrupt(self, instance_id: str) -> None:
+        """Take a spot server back."""
+        with self.lock:
+            for backend in map(self.backend, self.regions):
+                if instance_id in backend.launches.lives:
+                    backend.interrupt(instance_id)
+
     def usd_per_hour(self) -> Decimal:
         """The meter: what everything of ours costs now."""
         return sum((thing.usd_per_hour for thing in self.existing() if thing.ours), Decimal(0))
