@@ -83,14 +83,12 @@ class Point(NamedTuple):
 
         Before, after or without a question, the world is the same: a death at it leaves what a death after the last
         effect leaves, and a lost answer is a refused request. Both failures of a question are tried at its first time,
-        and one of them at every second time after that.
+        and one of them at each time after that.
         """
         if not self.only_asks:
             return self.fates
         failures = (How.REFUSED, How.GARBLED)
-        if self.n == 0:
-            return failures
-        return (failures[self.n // 2 % 2],) if self.n % 2 == 0 else ()
+        return failures if self.n == 0 else (failures[self.n % 2],)
 
 
 class NoAnswerError(Exception):
