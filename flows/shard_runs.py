@@ -27,7 +27,7 @@ from tenacity import (
     RetryCallState,
     retry_if_exception,
     stop_after_delay,
-    wait_exponential_jitter,
+    wait_random_exponential,
 )
 
 from flows.request import ShardRequest
@@ -159,7 +159,7 @@ async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
 
     retrying = AsyncRetrying(
         retry=retry_if_exception(is_away),
-        wait=wait_exponential_jitter(initial=1.0, max=15.0),
+        wait=wait_random_exponential(multiplier=1.0, max=15.0),
         stop=stop_after_delay(API_PATIENCE_S),
         before_sleep=tell,
         reraise=True,

@@ -14,19 +14,22 @@ from pydantic import BaseModel
 
 from flows.inline import run_inline
 from flows.request import INLINE_SERVERS, SweepRequest
-from flows.server import ServerReport
+from flows.server import SETUP_S, ServerReport
 from flows.shards import run_on_workers, workers_are_deployed
 from flows.stopping import stops_on_signals, was_cancelled_in_prefect
 from tasks.artifacts import publish_leaks, publish_plan, publish_results
 from tasks.domain.errors import ConfigError
 from tasks.leaks import leaks as find_leaks
-from tasks.ledger import RunState
+from tasks.ledger import Liveness, RunState, ServerRun, liveness
 from tasks.maintenance import pass_of_the_reaper, recover
 from tasks.planning import PreparedSweep, configure_vendors, prepare_request
 from tasks.presets import load_preset
 from tasks.progress import say
 from tasks.threads import in_thread
 from tasks.wiring import Services, open_services
+
+LANDS_WITHIN_S = 300.0
+"""After its server's deadline a run has no more to do than to land."""
 
 
 class SweepResult(BaseModel):
@@ -121,15 +124,24 @@ async def _clean_up_first(services: Services, vendors: Collection[str], log: Any
 
 
 def _refuse_a_second_start(services: Services, sweep_id: str) -> None:
-    """Two controllers on one sweep would measure every server twice."""
-    dead = {run.server_run_id for run in services.ledger.abandoned_runs(sweep_id)}
-    runs = [r for r in services.ledger.server_runs(sweep_id) if r.state is RunState.RUNNING]
-    for run in runs:
-        if run.server_run_id not in dead:
+    """Two controllers on one sweep would measure every server twice. One that cannot be seen from here (a container,
+    another machine) counts as dead when the deadline of its server has passed."""
+    for run in services.ledger.server_runs(sweep_id):
+        if run.state is RunState.RUNNING and _may_still_run(services, run):
             raise ConfigError(
                 f"The sweep {sweep_id} is running already: {run.server}, by pid {run.pid} on {run.host}.",
-                next_step="See `tokensweep status`; a copy of it needs another --label.",
+                next_step="See `tokensweep status`; a copy of it needs another --label. If that host is gone for good, "
+                "start it again when the deadline of its servers has passed.",
             )
+
+
+def _may_still_run(services: Services, run: ServerRun) -> bool:
+    found = liveness(run.controller)
+    if found is not Liveness.UNKNOWN:
+        return found is Liveness.ALIVE
+    rows = services.ledger.rows_of_run(run.server_run_id)
+    last_unix_s = max((row.deadline_unix_s for row in rows), default=run.started_unix_s + SETUP_S)
+    return services.clock(run.vendor).now() < last_unix_s + LANDS_WITHIN_S
 
 
 async def _prove(prepared: PreparedSweep, services: Services) -> int:

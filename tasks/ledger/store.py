@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import sqlalchemy as sa
+import tenacity
 from sqlalchemy.pool import NullPool, StaticPool
 
 from tasks.domain.errors import ConfigError
@@ -19,6 +20,7 @@ from tasks.ledger import schema
 from tasks.ledger.controller import hostname, this_process
 
 BUSY_TIMEOUT_S = 30.0
+AWAY_S = 60.0
 URL_VARIABLE = "TOKENSWEEP_LEDGER_URL"
 
 
@@ -34,9 +36,13 @@ class Store:
     and several hosts need PostgreSQL. Raises LedgerError when the ledger cannot be opened.
     """
 
+    away_s = 0.0
+    """How long a PostgreSQL server that has answered once may be away, restarting, before that is an error."""
+
     def __init__(self, url: str, *, now: Callable[[], float] = time.time) -> None:
         self.url = _checked(url)
         self._open(now)
+        self.away_s = AWAY_S
 
     @classmethod
     def volatile(cls, *, now: Callable[[], float] = time.time) -> Self:
@@ -81,7 +87,7 @@ class Store:
     def _transaction(self, *, write: bool = True) -> Iterator[sa.Connection]:
         """Everything inside is committed together, or not at all. Database errors become LedgerError."""
         try:
-            with self._engine.connect() as conn:
+            with self._connect() as conn:
                 conn = conn.execution_options(tokensweep_write=write)
                 with conn.begin():
                     yield conn
@@ -89,6 +95,18 @@ class Store:
             raise StaleRowError(f"The ledger already has this record: {exc.orig}.") from exc
         except sa.exc.SQLAlchemyError as exc:
             raise self._unusable(exc) from exc
+
+    def _connect(self) -> sa.Connection:
+        """A server that restarts is waited for: nothing has been sent yet, so asking again does no harm."""
+        if self.url.get_backend_name() != "postgresql":
+            return self._engine.connect()
+        again = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(sa.exc.OperationalError),
+            wait=tenacity.wait_random_exponential(multiplier=0.1, max=3.0),
+            stop=tenacity.stop_after_delay(self.away_s),
+            reraise=True,
+        )
+        return again(self._engine.connect)
 
     def _check_pages(self, conn: sa.Connection) -> None:
         damage = conn.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()

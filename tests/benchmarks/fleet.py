@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -42,8 +43,8 @@ ID = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}")
 
 def main() -> int:
     args = _parser().parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything started here is ended
     folder = Path(tempfile.mkdtemp(prefix="tokensweep-fleet-"))
-    folder.chmod(0o755)  # PostgreSQL's own user has to pass
     name = "fleet_inline" if args.inline else "fleet"
     result = Result(name, {k: v for k, v in vars(args).items() if k not in ("keep", "inline")})
     result.settings["commit"] = _commit()
@@ -73,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--speedup", type=float, default=30.0, help="simulated seconds per second")
     parser.add_argument("--faults", type=float, default=0.02, help="rate of each class of faults")
     parser.add_argument("--plain", type=int, default=200, help="plain subflows for the comparison; 0 for none")
+    parser.add_argument("--minutes", type=float, default=30.0, help="the sweep must end within them")
     parser.add_argument("--inline", action="store_true", help="one process, SQLite")
     parser.add_argument("--keep", action="store_true", help="leave the folder, with all logs")
     return parser
@@ -121,7 +123,7 @@ def _fleet(args: argparse.Namespace, folder: Path, result: Result) -> list[str]:
         with ProcessWatch(roots, role_of) as seen:
             began = time.monotonic()
             controller = product.start("run", str(folder / "tiny.yaml"), "--yes", "--fan-out", "workers")
-            done = controller.end(timeout_s=3600.0)
+            done = controller.end(timeout_s=60.0 * args.minutes)
             took_s = time.monotonic() - began
         result.raw["rc"], result.raw["took_s"] = done.rc, took_s
         if done.rc not in (0, 4, 6):
@@ -152,7 +154,7 @@ def _inline(args: argparse.Namespace, folder: Path, result: Result) -> list[str]
 
     began = time.monotonic()
     with ProcessWatch(lambda: {"controller": [controller.process.pid]}, role_of) as seen:
-        done = controller.end(timeout_s=3600.0)
+        done = controller.end(timeout_s=60.0 * args.minutes)
     took_s = time.monotonic() - began
     result.raw["rc"], result.raw["took_s"] = done.rc, took_s
     if done.rc not in (0, 4, 6):

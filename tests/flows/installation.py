@@ -31,7 +31,7 @@ class Installation:
 
     def __init__(self, folder: Path, cache: Path, settings: dict[str, str] | None = None) -> None:
         self.folder = folder
-        self.postgres = Postgres(folder / "postgres", ("prefect", "ledger"))
+        self.postgres = Postgres("prefect", "ledger")
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
@@ -92,8 +92,7 @@ class Installation:
             kill_group(worker)
         self.kill_server()
         self.prefect.close()
-        with suppress(RuntimeError):
-            self.postgres.stop("immediate")
+        self.postgres.remove()
 
 
 def kill_group(process: subprocess.Popen[bytes]) -> None:

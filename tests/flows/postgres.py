@@ -7,6 +7,8 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -36,16 +38,18 @@ def _program(name: str) -> str | None:
 
 
 class Postgres:
-    """Made at once, with these databases. It outlives `stop` and `start` with all that was committed."""
+    """Made at once, with these databases. What was committed outlives `stop` and `start`; `remove` ends it."""
 
-    def __init__(self, folder: Path, databases: tuple[str, ...]) -> None:
-        self.folder, self.data = folder, folder / "data"
-        self.data.mkdir(parents=True)
+    def __init__(self, *databases: str) -> None:
+        # Not in pytest's folder, which another session of the same user closes to all others.
+        self.folder = Path(tempfile.mkdtemp(prefix="tokensweep-postgres-"))
+        self.data = self.folder / "data"
+        self.data.mkdir()
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
         if os.geteuid() == 0:
-            for path in (folder, self.data):
+            for path in (self.folder, self.data):
                 os.chown(path, NOBODY, NOBODY)
         self._run("initdb", "-D", str(self.data), "-U", "tokensweep", "--auth=trust", "--no-sync")
         self.start()
@@ -63,6 +67,11 @@ class Postgres:
     def stop(self, mode: str = "fast") -> None:
         """mode: fast ends sessions in order, immediate is a crash that the next start recovers from."""
         self._run("pg_ctl", "-D", str(self.data), "-m", mode, "-t", str(START_TIMEOUT_S), "-w", "stop")
+
+    def remove(self) -> None:
+        with suppress(RuntimeError):
+            self.stop("immediate")
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
     def process(self) -> psutil.Process:
