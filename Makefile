@@ -5,7 +5,7 @@ PYTHON ?= python3
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 RUN := $(UV) run --frozen --no-sync
 
-.PHONY: help setup sweep test lab check bench ui clean
+.PHONY: help setup sweep test lab check bench image ui clean
 
 help:  ## show this help
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -41,6 +41,11 @@ check: setup  ## format, lint, types, layers, Python version of the agent
 
 bench: setup  ## our own benchmarks: speed truth, pipeline, guard, time to first bench
 	@$(RUN) python -m tests.benchmarks
+
+# IMAGE="--arch amd64", "--variant cuda --gpus hopper", "--base registry": see agent-image/build_image.py.
+image: setup  ## build and test the agent's image and the runtime's tarballs, without a registry (root on Debian)
+	@$(PYTHON) deployments/bootstrap.py image
+	@$(RUN) python agent-image/build_image.py $(IMAGE)
 
 ui: setup  ## Prefect UI with the sweep form on http://127.0.0.1:4200
 	@$(RUN) tokensweep ui

@@ -1,10 +1,12 @@
 """Builds and tests the agent's image and the runtime's tarballs with buildah and podman; leaves only what it made.
 
-python agent-image/build_image.py [--arch amd64 --arch arm64] [--variant cpu|cuda] [--runtime compiled|cache]
-                                  [--base local|registry] [--out DIR]
+python agent-image/build_image.py [--arch amd64 --arch arm64] [--variant cpu|cuda] [--gpus GENERATION]
+                                  [--runtime compiled|cache] [--base local|registry] [--out DIR]
 
 dist/runtime/<variant>-<arch>/   runtime.tar.gz, manifest.json, SHA256SUMS
 dist/image/<variant>.oci.tar     the image of all architectures, as an OCI archive
+
+<variant> is cpu, cuda-<generation of GPUs>, or cuda-all, which is for images alone: a tarball of it is too large.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import argparse
 import datetime
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -26,7 +29,7 @@ from build_runtime import default_cache, ensure_runtime, export
 from image_base import make_base
 from image_check import check_image, check_tarball, measure_in_image
 from image_store import Store, private_store
-from runtime_recipe import ARCH_NAMES, CUDA
+from runtime_recipe import ALL, ARCH_NAMES, CUDA
 
 from tasks.domain.errors import ConfigError, TokensweepError
 
@@ -43,16 +46,35 @@ class Order:
 
     archs: tuple[str, ...]
     variant: str = "cpu"
+    gpus: str = ALL
     runtime: str = "compiled"
     base: str = "local"
     out: Path = CHECKOUT / "dist"
 
-    def runtime_folder(self, arch: str) -> Path:
-        return self.out / "runtime" / f"{self.variant}-{arch}"
+    @property
+    def label(self) -> str:
+        return f"{CUDA}-{self.gpus}" if self.variant == CUDA else self.variant
 
     @property
     def archive(self) -> Path:
-        return self.out / "image" / f"{self.variant}.oci.tar"
+        return self.out / "image" / f"{self.label}.oci.tar"
+
+    @property
+    def most_bytes(self) -> int | None:
+        """Of the tarball; None where it goes into an image only."""
+        return None if (self.variant, self.gpus) == (CUDA, ALL) else MOST_BYTES[self.variant]
+
+    def runtime_folder(self, arch: str) -> Path:
+        return self.out / "runtime" / f"{self.label}-{arch}"
+
+    def stages(self, runtime: str, target: str, arch: str) -> tuple[str, ...]:
+        """Arguments that choose the Dockerfile's stages. All are said: buildah 1.28 knows no defaults."""
+        chosen = {"VARIANT": self.variant, "GPUS": self.gpus, "RUNTIME": runtime, "TARGETARCH": arch}
+        return (
+            *(word for name, value in chosen.items() for word in ("--build-arg", f"{name}={value}")),
+            "--target",
+            target,
+        )
 
 
 def say(line: str) -> None:
@@ -75,10 +97,9 @@ def build_runtime(store: Store, order: Order, arch: str, context: Path, builder:
     if order.runtime == "cache":
         export(ensure_runtime(default_cache(), arch=ARCH_NAMES[arch]), folder)
     else:
-        say(f"compile the {order.variant} runtime for {arch}")
-        stages = ("--build-arg", f"VARIANT={order.variant}", "--build-arg", "RUNTIME=compiled", "--target", "tarball")
-        platform = ("--build-arg", f"TARGETARCH={arch}")
-        store.build(context, *builder, *stages, *platform, "--output", f"type=local,dest={folder}")
+        say(f"compile the {order.label} runtime for {arch}")
+        stages = order.stages("compiled", "tarball", arch)
+        store.build(context, *builder, *stages, "--output", f"type=local,dest={folder}")
     shutil.copytree(folder, context / "dist" / "runtime" / f"{order.variant}-{arch}")
 
 
@@ -88,12 +109,12 @@ def build_image(store: Store, order: Order, arch: str, context: Path, builder: t
     buildah before 1.29 takes no stage of another platform than the image's, so the architecture is said twice: to the
     stages as an argument, and to the image afterwards.
     """
-    say(f"build the {order.variant} image for {arch}")
-    name = f"localhost/tokensweep-agent:{order.variant}-{arch}"
-    stages = ("--build-arg", f"VARIANT={order.variant}", "--build-arg", "RUNTIME=given", "--target", "image")
+    say(f"build the {order.label} image for {arch}")
+    name = f"localhost/tokensweep-agent:{order.label}-{arch}"
+    stages = order.stages("given", "image", arch)
     revision, created = _sources()
     labels = ("--build-arg", f"REVISION={revision}", "--build-arg", f"CREATED={created}")
-    store.build(context, *builder, *stages, *labels, "--build-arg", f"TARGETARCH={arch}", "--tag", name)
+    store.build(context, *builder, *stages, *labels, "--tag", name)
     if ARCH_NAMES[arch] != platform.machine():
         container = store.buildah("from", "--pull-never", name).strip()
         store.buildah("config", "--arch", arch, container)
@@ -141,12 +162,12 @@ def carry_out(order: Order) -> list[str]:
         store.buildah("manifest", "create", "localhost/tokensweep-agent")
         for arch in order.archs:
             build_runtime(store, order, arch, context, builder)
-            tarball = check_tarball(order.runtime_folder(arch), MOST_BYTES[order.variant])
+            tarball = check_tarball(order.runtime_folder(arch), order.most_bytes)
             name = build_image(store, order, arch, context, builder)
             image = check_image(store, name, arch, order.runtime_folder(arch))
-            lines += [f"{order.variant} {arch}: runtime {tarball}", f"{order.variant} {arch}: image {image}"]
+            lines += [f"{order.label} {arch}: runtime {tarball}", f"{order.label} {arch}: image {image}"]
             if ARCH_NAMES[arch] == platform.machine() and order.variant != CUDA:
-                lines.append(f"{order.variant} {arch}: {measure_in_image(store, name)}")
+                lines.append(f"{order.label} {arch}: {measure_in_image(store, name)}")
             store.buildah("manifest", "add", "localhost/tokensweep-agent", name)
         store.buildah("manifest", "push", "--all", "localhost/tokensweep-agent", f"oci-archive:{order.archive}")
     lines.append(f"{order.archive}: {order.archive.stat().st_size / 1e6:.1f} MB for {', '.join(order.archs)}")
@@ -158,15 +179,17 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Build and test the agent's image and the runtime's tarballs.")
     parser.add_argument("--arch", action="append", choices=sorted(ARCH_NAMES), help="default: all of the variant's")
     parser.add_argument("--variant", choices=("cpu", CUDA), default="cpu")
+    parser.add_argument("--gpus", default=ALL, metavar="GENERATION", help="for --variant cuda (default: all)")
     parser.add_argument("--runtime", choices=("compiled", "cache"), default="compiled", help="where it comes from")
     parser.add_argument("--base", choices=("local", "registry"), default="local", help="what the builder starts from")
     parser.add_argument("--out", type=Path, default=CHECKOUT / "dist", metavar="DIR")
     args = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the store, as Ctrl-C does
     archs = tuple(args.arch or (["amd64"] if args.variant == CUDA else sorted(ARCH_NAMES)))
     try:
         if args.variant == CUDA and args.runtime == "cache":
             raise ConfigError("The cache has no CUDA runtime.", next_step="Leave out --runtime cache.")
-        lines = carry_out(Order(archs, args.variant, args.runtime, args.base, args.out.resolve()))
+        lines = carry_out(Order(archs, args.variant, args.gpus, args.runtime, args.base, args.out.resolve()))
     except TokensweepError as exc:
         print(f"error: {exc}", file=sys.stderr)
         return exc.exit_code

@@ -36,7 +36,7 @@ from runtime_layout import (
     read_runtime,
     strip_symbols,
 )
-from runtime_recipe import LOCK_FILE, CpuBuild, Recipe, load_recipe
+from runtime_recipe import ALL, LOCK_FILE, CpuBuild, Recipe, load_recipe
 from runtime_source import Say, fetch_source, sha256_of, unpack_source, verified
 
 from tasks.domain.errors import TokensweepError
@@ -61,17 +61,18 @@ def ensure_runtime(
     arch: str | None = None,
     source_file: Path | None = None,
     cuda_toolkit: Path | None = None,
+    gpus: str = ALL,
     lock_file: Path = LOCK_FILE,
     progress: Say = say,
 ) -> Runtime:
     """The runtime for `arch` (this machine's unless given) in `cache`, built if it is not there (minutes, once).
 
-    With `cuda_toolkit`, the folder of a toolkit, it has the CUDA backend too, over each of the CPU builds.
+    With `cuda_toolkit`, the folder of a toolkit, it has the CUDA backend for `gpus` too, over each of the CPU builds.
     Of concurrent callers, processes too, one builds and the others wait. Raises ConfigError when a compiler is missing
     or the source is not the pinned one, TokensweepError when the build fails; neither leaves half a runtime.
     """
     cache = cache.expanduser().absolute()
-    recipe = load_recipe(arch or platform.machine(), lock_file, cuda=cuda_toolkit is not None)
+    recipe = load_recipe(arch or platform.machine(), lock_file, gpus=gpus if cuda_toolkit else "")
     folder = cache / recipe.runtime_id
     found = read_runtime(folder)
     if found is not None:
@@ -196,11 +197,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--cuda", type=Path, metavar="DIR", help="with the CUDA backend, compiled by the toolkit in DIR"
     )
+    parser.add_argument(
+        "--gpus", default=ALL, metavar="GENERATION", help="which the CUDA backend is for (default: all)"
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="copy the tarball, its manifest and SHA256SUMS there")
     options = parser.parse_args(argv)
     try:
         cache = options.cache / "runtime" if options.cache else default_cache()
-        runtime = ensure_runtime(cache, arch=options.arch, source_file=options.source, cuda_toolkit=options.cuda)
+        runtime = ensure_runtime(
+            cache, arch=options.arch, source_file=options.source, cuda_toolkit=options.cuda, gpus=options.gpus
+        )
     except TokensweepError as exc:
         print(f"error: {exc}", file=sys.stderr)
         return exc.exit_code

@@ -34,7 +34,7 @@ class BadImageError(TokensweepError):
     """What was built is not what it has to be."""
 
 
-def check_tarball(folder: Path, most_bytes: int) -> str:
+def check_tarball(folder: Path, most_bytes: int | None) -> str:
     """One line about runtime.tar.gz. Raises BadImageError when its checksums or its size are wrong."""
     for line in (folder / "SHA256SUMS").read_text(encoding="ascii").splitlines():
         sha256, _, name = line.partition("  ")
@@ -42,7 +42,7 @@ def check_tarball(folder: Path, most_bytes: int) -> str:
             raise BadImageError(f"{folder / name} is not what its SHA256SUMS says.", next_step="Build it again.")
     tarball = folder / "runtime.tar.gz"
     size = tarball.stat().st_size
-    if size > most_bytes:
+    if most_bytes is not None and size > most_bytes:
         raise BadImageError(
             f"{tarball} has {size / 1e6:.1f} MB, which every server waits for; {most_bytes / 1e6:.0f} MB is the most.",
             next_step="See what grew in its manifest.json.",
@@ -116,8 +116,8 @@ def served_model(name: str) -> tuple[ModelSpec, Path]:
     return random_spec(entry, synthesize(entry, folder), ()), folder
 
 
-def run_in_image(store: Store, name: str, plan: RunPlan, *, before: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """The event log of one run by the image's agent. before: a command that podman is put behind, as `taskset`.
+def run_in_image(store: Store, name: str, plan: RunPlan, options: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """The event log of one run by the image's agent. options: more of `podman run`.
 
     Raises BadImageError when the run does not finish with every cell measured.
     """
@@ -128,10 +128,8 @@ def run_in_image(store: Store, name: str, plan: RunPlan, *, before: Sequence[str
     for path in (folder, folder / "plan.json"):
         os.chown(path, USER_ID, USER_ID)
     container = ("run", "--rm", "--network", "host", "--read-only", "--volume", f"{folder}:/run/tokensweep")
-    command = store.podman(*container, name, "run", "--dir", "/run/tokensweep", "--runtime", RUNTIME)
-    done = subprocess.run(
-        [*before, *command], capture_output=True, text=True, env=store.environment, timeout=RUN_TIMEOUT_S
-    )
+    command = store.podman(*container, *options, name, "run", "--dir", "/run/tokensweep", "--runtime", RUNTIME)
+    done = subprocess.run(command, capture_output=True, text=True, env=store.environment, timeout=RUN_TIMEOUT_S)
     log = folder / "events.jsonl"
     events = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
     results = events[-1].get("results", []) if events else []

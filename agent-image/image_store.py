@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -74,15 +75,20 @@ class Store:
                 text=True,
                 errors="replace",
                 env=self.environment,
+                start_new_session=True,
             ) as process,
         ):
             log.write(f"$ {' '.join(command)} {context}\n")
-            for line in process.stdout or ():
-                log.write(line)
-                log.flush()
-                last = [*last[-20:], line]
-                if "STEP" in line or line.startswith("runtime: "):
-                    print(f"  {line.strip()[:110]}", file=sys.stderr, flush=True)
+            try:
+                for line in process.stdout or ():
+                    log.write(line)
+                    log.flush()
+                    last = [*last[-20:], line]
+                    if "STEP" in line or line.startswith("runtime: "):
+                        print(f"  {line.strip()[:110]}", file=sys.stderr, flush=True)
+            except BaseException:  # Ctrl-C: what it started must not go on in a folder that is being removed
+                _kill_session(process.pid)
+                raise
         if process.returncode != 0:
             raise TokensweepError(
                 f"`buildah build` ended with {process.returncode}: {_why(''.join(last))}",
@@ -152,6 +158,14 @@ def _where(room_bytes: int) -> str | None:
     available = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"))
     least = min(free.f_bavail * free.f_frsize, int(available[1]) * 1024 if available else 0)
     return IN_MEMORY if least > 2 * room_bytes else None
+
+
+def _kill_session(session: int) -> None:
+    """Every process of it: ninja gives each compiler a process group of its own."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if os.getsid(int(entry.name)) == session:
+                os.kill(int(entry.name), signal.SIGKILL)
 
 
 def _unmount_below(folder: Path) -> None:

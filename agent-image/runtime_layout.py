@@ -143,7 +143,7 @@ def describe(folder: Path, recipe: Recipe, compiler: str, cmake: str) -> dict[st
             for path in files
         ],
     }
-    return manifest if recipe.cuda is None else {**manifest, "variant": CUDA, "links": links}
+    return manifest if recipe.cuda is None else {**manifest, "variant": CUDA, "gpus": recipe.cuda.gpus, "links": links}
 
 
 def finish(folder: Path, manifest: Mapping[str, Any]) -> None:

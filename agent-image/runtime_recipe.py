@@ -13,6 +13,7 @@ from tasks.domain.errors import ConfigError
 
 LOCK_FILE = Path(__file__).resolve().with_name("runtime.lock.toml")
 CUDA = "cuda"
+ALL = "all"
 ARCH_NAMES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
@@ -41,11 +42,12 @@ class CpuBuild:
 
 @dataclass(frozen=True)
 class CudaBuild:
-    """The CUDA backend, which is laid over each CPU build.
+    """The CUDA backend for one generation of GPUs, or ALL of them, which is laid over each CPU build.
 
     `architectures` are CMake's names; `min_driver` is the oldest driver that `toolkit`'s programs start with.
     """
 
+    gpus: str
     toolkit: str
     min_driver: str
     compute_capabilities: tuple[str, ...]
@@ -72,12 +74,15 @@ class Recipe:
         if self.cuda is None:
             del content["cuda"]  # what has no CUDA is named by what it has
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
-        variant = "" if self.cuda is None else f"-cuda{self.cuda.toolkit}"
+        variant = "" if self.cuda is None else f"-cuda{self.cuda.toolkit}-{self.cuda.gpus}"
         return f"llama.cpp-{self.source.commit}-{self.arch}{variant}-{digest}"
 
 
-def load_recipe(arch: str, lock_file: Path = LOCK_FILE, *, cuda: bool = False) -> Recipe:
-    """The recipe for `arch` as `platform.machine()` names it. Raises ConfigError where there is none."""
+def load_recipe(arch: str, lock_file: Path = LOCK_FILE, *, gpus: str = "") -> Recipe:
+    """The recipe for `arch` as `platform.machine()` names it. Raises ConfigError where there is none.
+
+    gpus: with the CUDA backend for this generation of GPUs, or for ALL; "" for none.
+    """
     lock: dict[str, Any] = tomllib.loads(lock_file.read_text(encoding="utf-8"))
     arch = ARCH_NAMES.get(arch.lower(), arch)
     chosen = lock["arch"].get(arch)
@@ -86,12 +91,6 @@ def load_recipe(arch: str, lock_file: Path = LOCK_FILE, *, cuda: bool = False) -
             f"There is no llama.cpp runtime for the architecture {arch}, only for {', '.join(sorted(lock['arch']))}.",
             reason="unsupported_arch",
             next_step=f"Add a table [arch.{arch}] with its builds to {lock_file.name}.",
-        )
-    if cuda and arch not in lock["cuda"]["archs"]:
-        raise ConfigError(
-            f"There is no CUDA runtime for the architecture {arch}, only for {', '.join(lock['cuda']['archs'])}.",
-            reason="unsupported_arch",
-            next_step=f"Add it to [cuda] in {lock_file.name}, and its packages to requirements.cuda.txt.",
         )
     return Recipe(
         layout=lock["layout"],
@@ -102,16 +101,26 @@ def load_recipe(arch: str, lock_file: Path = LOCK_FILE, *, cuda: bool = False) -
         builds=tuple(
             CpuBuild(build["name"], tuple(build["cpu_flags"]), tuple(build["options"])) for build in chosen["builds"]
         ),
-        cuda=_cuda(lock["cuda"]) if cuda else None,
+        cuda=_cuda(lock["cuda"], arch, gpus, lock_file.name) if gpus else None,
     )
 
 
-def _cuda(table: dict[str, Any]) -> CudaBuild:
+def _cuda(table: dict[str, Any], arch: str, gpus: str, lock_name: str) -> CudaBuild:
+    names = [generation["name"] for generation in table["generations"]]
+    if arch not in table["archs"] or gpus not in (ALL, *names):
+        raise ConfigError(
+            f"There is no CUDA runtime for {gpus} GPUs and the architecture {arch}, only for "
+            f"{', '.join([*names, ALL])} and {', '.join(table['archs'])}.",
+            reason="unsupported_gpus",
+            next_step=f"Add it to [cuda] in {lock_name}, and an architecture's packages to requirements.cuda.txt.",
+        )
+    chosen = [generation for generation in table["generations"] if gpus in (ALL, generation["name"])]
     return CudaBuild(
+        gpus=gpus,
         toolkit=table["toolkit"],
         min_driver=table["min_driver"],
-        compute_capabilities=tuple(table["compute_capabilities"]),
-        architectures=tuple(table["architectures"]),
+        compute_capabilities=tuple(c for generation in chosen for c in generation["compute_capabilities"]),
+        architectures=tuple(a for generation in chosen for a in generation["architectures"]),
         options=tuple(table["options"]),
     )
 
