@@ -15,6 +15,7 @@ from tasks.clouds.lifecycle import create_server
 from tasks.clouds.request import Draft, LiveServer, ServerRequest
 from tasks.domain.errors import CleanupError, ServerGoneError
 from tasks.domain.lifecycle import LedgerError, LedgerRow, ResourceState
+from tasks.domain.money import billed_apart_usd_per_hour
 from tasks.remote.keys import KeyPair, new_client_key, new_host_key
 from tasks.remote.session import Session
 from tasks.remote.ssh import Endpoint, connect
@@ -45,7 +46,8 @@ class Order:
     """What is to be created for one server run.
 
     places: where, in this order; empty for every place that sells it. usd_per_hour: the highest price of these places,
-    which is what money is reserved for. disk_bytes: the boot disk, 0 for the vendor's smallest.
+    which is what money is reserved for, with what the vendor bills for disk and address beside it. disk_bytes: the
+    boot disk, 0 for the vendor's smallest.
     """
 
     sweep_id: str
@@ -91,14 +93,16 @@ def _create(order: Order, services: Services, keys: ServerKeys, cancel: threadin
     def pause(seconds: float) -> None:
         cancel.wait(clock.real_s(seconds))
 
+    apart_usd_per_hour = billed_apart_usd_per_hour(kind.vendor, order.disk_bytes)
     request = ServerRequest(
         sweep_id=order.sweep_id,
         server_run_id=order.server_run_id,
         server_type=kind.name,
         places=order.places or kind.places,
         deadline_unix_s=order.deadline_unix_s,
-        usd_per_hour=order.usd_per_hour,
+        usd_per_hour=order.usd_per_hour + apart_usd_per_hour,
         cap_usd=order.cap_usd,
+        price_basis=f"{apart_usd_per_hour:f} USD of it for disk and address" if apart_usd_per_hour else "",
         spot=order.spot,
     )
     ledger = services.ledger_of(kind.vendor)

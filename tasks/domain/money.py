@@ -54,6 +54,59 @@ class Price:
         return f"{self.amount:f} {self.currency}" + (f", {self.rate}" if self.rate else "")
 
 
+@dataclass(frozen=True)
+class BilledApart:
+    """What stands on the bill beside a server's price: its public address, and its boot disk by size and time.
+
+    disk_usd_per_gib_month: the list price in the vendor's cheapest large region. image_gib: the disk's size where none
+    is asked for. in_tiers: a size is billed as the next power of two.
+    """
+
+    address_usd_per_hour: Decimal
+    disk_usd_per_gib_month: Decimal
+    image_gib: int
+    in_tiers: bool
+    day: date
+    source: str
+
+    def usd_per_hour(self, disk_bytes: int) -> Decimal:
+        """Of address and disk together, the disk at DEAREST_REGION times its list price: a cap must hold anywhere."""
+        gib = max(self.image_gib, -(-disk_bytes // 2**30))
+        if self.in_tiers:
+            gib = 1 << (gib - 1).bit_length()
+        disk = self.disk_usd_per_gib_month * gib * DEAREST_REGION / HOURS_PER_MONTH
+        return (self.address_usd_per_hour + disk).quantize(NANO_USD, rounding=ROUND_UP)
+
+
+HOURS_PER_MONTH = 730
+DEAREST_REGION = 2
+"""Other regions ask up to twice as much for disks."""
+
+BILLED_APART: Mapping[str, BilledApart] = {
+    "aws": BilledApart(
+        Decimal("0.005"), Decimal("0.08"), 8, False, date(2026, 7, 1), "aws.amazon.com/ebs/pricing, /vpc/pricing"
+    ),
+    "azure": BilledApart(  # premium SSD: P4 has 32 GiB, and larger ones cost less by the GiB
+        Decimal("0.005"),
+        Decimal("0.165"),
+        32,
+        True,
+        date(2026, 6, 18),
+        "azure.microsoft.com/pricing/details/managed-disks",
+    ),
+    "gcp": BilledApart(  # balanced
+        Decimal("0.005"), Decimal("0.10"), 10, False, date(2026, 8, 1), "cloud.google.com/compute/disks-image-pricing"
+    ),
+}
+"""Hetzner's and UpCloud's prices have address and disk in them; `local` and `sim` have none apart."""
+
+
+def billed_apart_usd_per_hour(vendor: str, disk_bytes: int) -> Decimal:
+    """What a server of the vendor costs an hour beside its own price; 0 where its price is everything."""
+    apart = BILLED_APART.get(vendor)
+    return apart.usd_per_hour(disk_bytes) if apart else Decimal(0)
+
+
 def to_usd(amount: Decimal, currency: str, rates: Mapping[str, Rate], *, today: date) -> Price:
     """Convert once, rounded up to a nano-dollar, so that no cap is passed by rounding.
 
