@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import shutil
 import subprocess
 from typing import Any
@@ -14,6 +15,8 @@ LIST_FIELDS = (
     "index", "name", "uuid", "driver_version", "memory.total", "memory.free", "compute_cap", "pcie.link.gen.current",
     "pcie.link.width.current", "power.limit", "ecc.mode.current", "mig.mode.current", "vbios_version",
 )  # fmt: skip
+# Of drivers that do not know a field any more, what it is called there.
+RENAMED_FIELDS = {"clocks_throttle_reasons.active": "clocks_event_reasons.active"}
 USE_FIELDS = (
     "index", "utilization.gpu", "memory.used", "memory.free", "clocks.sm", "clocks.mem", "power.draw",
     "temperature.gpu", "clocks_throttle_reasons.active",
@@ -89,12 +92,14 @@ def parse_use(line: str) -> dict[str, Any] | None:
     }
 
 
-def gpus_on_bus(folder: str = PCI_DEVICES) -> int:
+def gpus_on_bus() -> int | None:
     """NVIDIA GPUs that the PCI bus shows, with a driver or without: a server that has one must not pass for one
-    without."""
+    without. None where there is no bus to look at."""
+    if not os.path.isdir(PCI_DEVICES):
+        return None
     return sum(
         read_text(f"{device}/vendor") == NVIDIA and read_text(f"{device}/class").startswith(DISPLAY_CLASSES)
-        for device in glob.glob(f"{folder}/*")
+        for device in glob.glob(f"{PCI_DEVICES}/*")
     )
 
 
@@ -112,6 +117,20 @@ def list_gpus() -> list[dict[str, Any]]:
     return parse_list(done.stdout)
 
 
+def _use_command() -> list[str]:
+    """The query in the names that this driver knows: one that it does not know fails the whole."""
+
+    def named(fields: tuple[str, ...]) -> list[str]:
+        return ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
+
+    try:
+        done = subprocess.run(named(USE_FIELDS), capture_output=True, text=True, timeout=LIST_TIMEOUT_S, check=False)
+        refused = done.returncode != 0 and "not a valid field" in done.stdout + done.stderr
+    except (OSError, subprocess.TimeoutExpired):
+        refused = False
+    return named(tuple(RENAMED_FIELDS.get(name, name) for name in USE_FIELDS) if refused else USE_FIELDS)
+
+
 class GpuStream:
     """One nvidia-smi that prints a line per GPU and second; nothing where there is no nvidia-smi."""
 
@@ -122,7 +141,7 @@ class GpuStream:
         self._rest = b""
         if shutil.which("nvidia-smi") is None:
             return
-        command = ["nvidia-smi", f"--query-gpu={','.join(USE_FIELDS)}", "--format=csv,noheader,nounits", "--loop=1"]
+        command = [*_use_command(), "--loop=1"]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

@@ -76,16 +76,21 @@ class Build:
 
 @dataclass(frozen=True)
 class Machine:
-    """What the choice looks at. gpus: as the hardware record has them; n_gpus_on_bus: those that PCI shows."""
+    """What the choice looks at.
+
+    gpus: as the hardware record has them; n_gpus_on_bus: those that PCI shows, None where it cannot tell.
+    """
 
     cpu_flags: FrozenSet[str]
     gpus: Tuple[Mapping[str, Any], ...] = ()
-    n_gpus_on_bus: int = 0
+    n_gpus_on_bus: Optional[int] = 0
 
     @property
     def has_gpu(self) -> bool:
         """Whether there is one at all, usable or not."""
-        return bool(self.gpus) or self.n_gpus_on_bus > 0
+        if listed_gpus(self.gpus):
+            return True
+        return bool(self.gpus) if self.n_gpus_on_bus is None else self.n_gpus_on_bus > 0
 
 
 @dataclass(frozen=True)

@@ -67,15 +67,18 @@ def listed_gpus(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]
     return [gpu for gpu in records if "error" not in gpu and gpu.get("name")]
 
 
-def presence_fault(records: Sequence[Mapping[str, Any]], n_on_bus: int) -> Optional[GpuFault]:
+def presence_fault(records: Sequence[Mapping[str, Any]], n_on_bus: Optional[int]) -> Optional[GpuFault]:
     """What keeps GPUs that are there from being listed; None where all is well or where there are none.
 
-    records: as the hardware record has them. n_on_bus: NVIDIA display controllers on the PCI bus, driver or not.
+    records: as the hardware record has them. n_on_bus: NVIDIA GPUs on the PCI bus, driver or not; None where there is
+    no bus to look at. NVIDIA's tools without a GPU on the bus are no fault.
     """
+    if n_on_bus == 0:
+        return None
     errors = [str(gpu["error"]) for gpu in records if gpu.get("error")]
     if errors:
         return gpu_fault(errors[0]) or GpuFault.NOT_SEEN
     n_listed = len(listed_gpus(records))
-    if n_listed < n_on_bus:
+    if n_on_bus is not None and n_listed < n_on_bus:
         return GpuFault.NO_DRIVER if n_listed == 0 else GpuFault.LOST
     return None

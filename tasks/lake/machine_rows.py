@@ -85,7 +85,7 @@ def _gpu_fault(log: RunLog, record: Mapping[str, Any]) -> str | None:
     """What nvidia-smi says, else what the first build for a GPU met there."""
     gpus, on_bus = record.get("gpus"), record.get("gpus_on_bus")
     listed = [g for g in gpus if isinstance(g, Mapping)] if isinstance(gpus, list) else []
-    fault = presence_fault(listed, on_bus if isinstance(on_bus, int) else 0)
+    fault = presence_fault(listed, on_bus if isinstance(on_bus, int) else None)
     if fault is not None:
         return fault.value
     met = (str(d.raw["reason"]) for d in log.decisions if d.raw["action"] in (FALL_BACK, "give_up"))

@@ -167,6 +167,20 @@ def test_gpu_use_streams_until_closed(nvidia_smi: Path) -> None:
     assert stream.pipe.ended
 
 
+def test_a_driver_that_has_renamed_a_field_is_asked_by_its_new_name(nvidia_smi: Path) -> None:
+    refused = 'Field "clocks_throttle_reasons.active" is not a valid field to query.'
+    loop = f"while echo '{USED}'; do sleep 0.05; done"
+    cases = f"*clocks_throttle*) echo '{refused}'; exit 2;;\n*clocks_event*--loop*) {loop};;"
+    nvidia_smi.write_text(f'#!/bin/sh\ncase "$*" in\n{cases}\nesac\n')
+    stream = GpuStream()
+    deadline = time.monotonic() + 60
+    while not stream.latest and time.monotonic() < deadline:
+        stream.read()
+        time.sleep(0.02)
+    stream.close()
+    assert [gpu["throttle_reasons"] for gpu in stream.latest] == [4]
+
+
 def test_only_builds_that_this_cpu_has_the_instructions_for_are_allowed() -> None:
     flags = sorted(cpu_flags())
     manifest = {

@@ -87,6 +87,16 @@ def fallback(choice: Choice) -> str:
     return decision.reason
 
 
+def pci_bus(folder: Path, *devices: tuple[str, str]) -> Path:
+    """A bus as /sys shows it: vendor and class of each device."""
+    folder.mkdir()
+    for number, (vendor, kind) in enumerate(devices):
+        (folder / str(number)).mkdir()
+        (folder / str(number) / "vendor").write_text(vendor + "\n")
+        (folder / str(number) / "class").write_text(kind + "\n")
+    return folder
+
+
 @pytest.fixture
 def no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A path without nvidia-smi, should this machine have one."""
@@ -104,6 +114,7 @@ def nvidia(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder first in the path, with an nvidia-smi that lists one T4."""
     folder = tmp_path / "smi"
     install_nvidia_smi(folder, [T4])
+    monkeypatch.setattr("agent.gpu.PCI_DEVICES", str(pci_bus(tmp_path / "pci", ("0x10de", "0x030200"))))
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     return folder
 
@@ -249,12 +260,33 @@ def test_when_every_probe_fails_for_an_unknown_reason_the_model_has_to_tell(tmp_
     assert choice.broken == ""
 
 
-def test_gpus_are_seen_on_the_bus_without_a_driver(tmp_path: Path) -> None:
-    for name, vendor, kind in (("a", "0x10de", "0x030200"), ("b", "0x10de", "0x040300"), ("c", "0x8086", "0x030000")):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "vendor").write_text(vendor + "\n")
-        (tmp_path / name / "class").write_text(kind + "\n")
-    assert gpus_on_bus(str(tmp_path)) == 1
+def test_gpus_are_seen_on_the_bus_without_a_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bus = pci_bus(tmp_path / "pci", ("0x10de", "0x030200"), ("0x10de", "0x040300"), ("0x8086", "0x030000"))
+    monkeypatch.setattr("agent.gpu.PCI_DEVICES", str(bus))
+    assert gpus_on_bus() == 1
+    monkeypatch.setattr("agent.gpu.PCI_DEVICES", str(tmp_path / "nowhere"))
+    assert gpus_on_bus() is None
+
+
+def test_a_gpu_without_its_driver_is_a_fall_back(
+    tmp_path: Path, illegal: Path, no_gpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No nvidia-smi at all: only the bus tells that the CPU's numbers are not what the server is for."""
+    bus = pci_bus(tmp_path / "pci", ("0x10de", "0x030200"))
+    monkeypatch.setattr("agent.gpu.PCI_DEVICES", str(bus))
+    choice = choose(tmp_path, [CUDA, GENERIC], cuda=illegal)
+    assert faults(choice)["cuda"] == "no_gpu_driver"
+    assert fallback(choice) == "no_gpu_driver"
+
+
+def test_nvidias_tools_on_a_server_without_a_gpu_are_no_gpu(
+    tmp_path: Path, nvidia: Path, illegal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_nvidia_smi(nvidia, error=SMI_NO_DRIVER)
+    monkeypatch.setattr("agent.gpu.PCI_DEVICES", str(pci_bus(tmp_path / "empty")))
+    choice = choose(tmp_path, [CUDA, GENERIC], cuda=illegal)
+    assert faults(choice)["cuda"] == "no_gpu"
+    assert choice.fallback is None
 
 
 @pytest.fixture

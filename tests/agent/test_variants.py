@@ -72,12 +72,14 @@ def test_anchors_of_the_real_engine_come_at_the_start_the_middle_and_the_end(
 
 ENGINE = """#!/usr/bin/env python3
 # Stands in for a CUDA build of llama-bench: every process says on which devices it ran.
-import json, sys
-if "-h" in sys.argv: sys.exit(0)
+import json, os, sys
 def value(name, default=""):
     return sys.argv[sys.argv.index(name) + 1] if name in sys.argv else default
 err = sys.stderr.write
 n = int(value("-ngl", "0"))
+if n > int(os.environ.get("FITTING_LAYERS", "999")) and "probe" not in value("-m"):
+    err("allocating 14336.00 MiB on device 0: cudaMalloc failed: out of memory\\n")
+    sys.exit(1)
 err("load_tensors: offloaded %d/3 layers to GPU\\n" % min(n, 3))
 err("load_tensors:        CUDA0 model buffer size =     0.90 MiB\\n")
 numbers = lambda name: [int(n) for n in value(name).split(",") if n != "0"]
@@ -137,6 +139,25 @@ def test_two_gpus_are_measured_alone_together_and_each_with_an_instance(
     assert {r["devices"] for r in found["2 GPUs"].rows} == {"CUDA0/CUDA1"}
     assert {(r["instance"], r["devices"]) for r in found["2 instances"].rows} == {(0, "CUDA0"), (1, "CUDA1")}
     assert not [d for d in of_kind(lines, "Decision") if d["action"] == "fall_back_to_cpu"]
+
+
+def test_a_model_that_does_not_fit_the_gpu_is_loaded_with_fewer_layers(
+    agent_pyz: Path, tmp_path: Path, server: ModelServer, cuda_runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    smi = install_nvidia_smi(tmp_path / "smi", [LIST_T4.format(index=0, free=14913)])
+    monkeypatch.setenv("PATH", f"{smi.parent}:/usr/bin:/bin")
+    data = small_gguf(tmp_path / "small.gguf")
+    run = AgentRun(agent_pyz, tmp_path / "run", cuda_runtime)
+    run.environment["FITTING_LAYERS"] = "1"
+    run.put(plan_for({"small": (server.put("/small", data), data)}, ladder=LADDER))
+    lines = run.finish()
+    assert set(outcomes(lines).values()) == {"ok"}
+    assert [e["rc"] for e in of_kind(lines, "BenchExited")] == [1, 0]
+    (fewer,) = [d for d in of_kind(lines, "Decision") if d["action"] == "fewer_layers"]
+    assert (fewer["evidence"]["ngl_failed"], fewer["evidence"]["ngl"]) == (3, 1)
+    assert {row["row"]["n_gpu_layers"] for row in of_kind(lines, "BenchRow")} == {1}
+    (loaded,) = of_kind(lines, "EngineLoaded")
+    assert (loaded["layers_offloaded"], loaded["layers_total"]) == (1, 3)
 
 
 def start(**changes: Any) -> StartVariant:

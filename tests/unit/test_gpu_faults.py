@@ -46,3 +46,6 @@ def test_gpus_that_are_there_and_not_listed() -> None:
     assert presence_fault([], 8) is GpuFault.NO_DRIVER
     assert presence_fault([T4], 2) is GpuFault.LOST
     assert presence_fault([{"error": "something new"}], 1) is GpuFault.NOT_SEEN
+    assert presence_fault([{"error": "something new"}], None) is GpuFault.NOT_SEEN
+    assert presence_fault([{"error": "NVIDIA-SMI has failed"}], 0) is None, "the tools alone are no GPU"
+    assert presence_fault([], None) is None

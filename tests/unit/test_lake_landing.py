@@ -214,12 +214,12 @@ def landing_killed(folder: Path, point: str, n: int, run_id: str) -> bool:
 
 
 def crash_points() -> Iterator[tuple[str, int]]:
-    """9 files; the ninth is the commit."""
+    """One file per table; the last is the commit."""
     yield "write", 1
     yield "replace", 2
     yield "fsync", 5
-    yield "write", 9
-    yield "replace", 9
+    yield "write", len(TABLES)
+    yield "replace", len(TABLES)
 
 
 @pytest.mark.parametrize(("point", "n"), list(crash_points()))
@@ -234,7 +234,7 @@ def test_killed_while_landing_nothing_shows_and_landing_again_repairs(tmp_path: 
     land(tmp_path, "run-a", rows_from_events(*finished_run()))
     whole = contents(tmp_path)
     assert {name: digest for name, digest in whole.items() if "run-b" in name} == before
-    assert len(whole) == len(before) + 9  # no temporary file is left
+    assert len(whole) == len(before) + len(TABLES)  # no temporary file is left
     assert visible(tmp_path)["cells"] == shown["cells"] + 8
     with open_lake(tmp_path) as lake:
         assert lake.problems == []
