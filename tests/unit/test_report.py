@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -146,7 +147,10 @@ def test_other_phases_models_and_prices(opened: Open) -> None:
 
 def test_the_table_sorts_both_ways(opened: Open) -> None:
     page = opened(CELL)
-    speeds = lambda: [float(row[5].replace(",", "")) for row in rows_of(page)]  # noqa: E731
+
+    def speeds() -> list[float]:
+        return [float(row[5].replace(",", "")) for row in rows_of(page)]
+
     page.locator("[data-sort=speed]").click()
     assert speeds() == sorted(speeds(), reverse=True)
     assert (
@@ -160,6 +164,24 @@ def test_nothing_that_fast_names_the_fastest(opened: Open) -> None:
     page = opened(f"{CELL}&min=1000000")
     assert re.search(r"None is that fast.* tok/s", page.locator("#best .empty").inner_text())
     assert page.locator("#pareto svg").count() > 0
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_every_tick_of_the_axes_has_its_own_label(opened: Open, width: int) -> None:
+    page = opened(f"{CELL}&min=1", width)
+    for axis in ("x", "y"):
+        labels = page.locator(f"#pareto svg g[aria-label='{axis}-axis tick label'] text").all_text_contents()
+        ticks = page.locator(f"#pareto svg g[aria-label='{axis}-axis tick'] path").count()
+        assert len(labels) == ticks >= 2 and all(labels) and len(set(labels)) == len(labels)
+    script = "texts => texts.map(t => t.getBoundingClientRect()).map(b => [b.left, b.right])"
+    ends = sorted(page.locator("#pareto svg g[aria-label='x-axis tick label'] text").evaluate_all(script))
+    assert all(left[1] <= right[0] for left, right in itertools.pairwise(ends)), "labels lie on each other"
+
+
+def test_models_that_no_shown_server_had_in_its_plan_have_no_column(opened: Open) -> None:
+    page = opened(CELL)
+    models = page.locator("#coverage table.cover thead th").all_inner_texts()
+    assert len(models) == 7 and not any("small\n" in text for text in models)
 
 
 def test_two_servers_side_by_side(opened: Open) -> None:

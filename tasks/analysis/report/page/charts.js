@@ -13,6 +13,17 @@ function speedTicks(values) {
 }
 const ticks = (value) => value >= 1e6 ? `${value / 1e6}M` : value >= 1000 ? `${value / 1000}k` : `${+value.toPrecision(3)}`;
 
+// On a narrow screen only the powers of ten.
+const roomy = (values, w) => { const powers = values.filter((v) => Math.abs(Math.log10(v) - Math.round(Math.log10(v))) < 1e-9); return values.length * 42 > w && powers.length > 1 ? powers : values; };
+// Axes with a label at every tick: on a logarithmic scale Plot leaves out some of them.
+const axisX = (values, w) => { const shown = roomy(values, w); return [Plot.gridX(shown), Plot.axisX(shown, {text: ticks, label: null})]; };
+const axisY = (values) => [Plot.gridY(values), Plot.axisY(values, {text: ticks, label: null})];
+
+const axisLabels = (x, y) => [
+  x ? Plot.text([x], {text: (d) => d, frameAnchor: "bottom-right", dy: 36, textAnchor: "end", fill: "currentColor"}) : null,
+  Plot.text([y], {text: (d) => d, frameAnchor: "top-left", dx: -44, dy: -28, textAnchor: "start", fill: "currentColor"}),
+];
+
 function draw(node, build) {
   node.classList.add("chart");
   node.replaceChildren();
@@ -30,9 +41,10 @@ function paretoChart(node, cells, edge, onPick) {
   const tip = (r) => `${r.id}\n${fmtUsd(r.usd)} USD/h\n${fmt(r.v)} tok/s${D.cells.h[r.i] != null ? ` ± ${fmt(D.cells.h[r.i])} %` : ""}\n${fmt(usdPerMtok(r.i))} USD per 1M tokens${flagsOf(r.i).length ? "\n⚠ " + flagsOf(r.i).join(", ") : ""}`;
   const min = Number(S.min) || 0;
   const plot = draw(node, (w) => Plot.plot({
-    width: w, height: Math.max(300, Math.min(520, w * 0.48)), marginLeft: 56, marginBottom: 44, marginRight: 24, ...vendorScale(),
-    x: {type: "log", label: "USD per hour →", grid: true, tickFormat: ticks, insetLeft: 12, insetRight: 12, ticks: speedTicks(rows.map((r) => r.usd))}, y: {type: "log", label: `↑ tokens per second (${S.phase}${S.n})`, grid: true, tickFormat: ticks, ticks: speedTicks(rows.map((r) => r.v))},
+    width: w, height: Math.max(300, Math.min(520, w * 0.48)), marginLeft: 56, marginTop: 42, marginBottom: 44, marginRight: 24, ...vendorScale(),
+    x: {type: "log", label: "USD per hour →", axis: null, insetLeft: 12, insetRight: 12}, y: {type: "log", label: `↑ tokens per second (${S.phase}${S.n})`, axis: null},
     marks: [
+      ...axisX(speedTicks(rows.map((r) => r.usd)), w), ...axisY(speedTicks([...rows.map((r) => r.v), ...(min > 0 ? [min] : [])])), ...axisLabels("USD per hour →", `↑ tokens per second (${S.phase}${S.n})`),
       min > 0 ? Plot.ruleY([min], {stroke: "currentColor", strokeDasharray: "4 4", strokeOpacity: .6}) : null,
       min > 0 ? Plot.text([min], {y: (d) => d, text: (d) => `at least ${fmt(d)}`, frameAnchor: "right", dy: -7, textAnchor: "end", fill: "currentColor", fillOpacity: .7}) : null,
       Plot.line(line, {x: "usd", y: "v", curve: "step-after", stroke: "currentColor", strokeWidth: 1.6, strokeOpacity: .55}),
@@ -74,15 +86,16 @@ function curveChart(node, series, task, title) {
   const last = labels.map((label) => rows.filter((r) => r.label === label).sort((a, b) => b.n - a.n)[0]).filter(Boolean);
   const room = Math.min(190, 24 + 6.3 * Math.max(...labels.map((l) => l.length)));
   const plot = draw(box, (w) => Plot.plot({
-    width: w, height: Math.max(240, Math.min(360, w * 0.6)), marginLeft: 52, marginRight: w > 420 ? room : 24, marginBottom: 42,
+    width: w, height: Math.max(240, Math.min(360, w * 0.6)), marginLeft: 52, marginTop: 42, marginRight: w > 420 ? room : 24, marginBottom: 42,
     x: {type: "log", base: 2, label: "tokens →", ticks: lengths, tickFormat: lengthText, domain: lengths.length > 1 ? [lengths[0], lengths.at(-1)] : [lengths[0] / 2, lengths[0] * 2]},
-    y: {type: "log", label: "↑ tokens per second", grid: true, tickFormat: ticks, ticks: speedTicks(rows.flatMap((r) => [r.lo, r.hi]))}, color: {domain: labels, range: COLOURS}, symbol: {domain: labels, range: SYMBOLS},
+    y: {type: "log", label: "↑ tokens per second", axis: null}, color: {domain: labels, range: COLOURS}, symbol: {domain: labels, range: SYMBOLS},
     marks: [
+      ...axisY(speedTicks(rows.flatMap((r) => [r.lo, r.hi]))), ...axisLabels("", "↑ tokens per second"),
       Plot.areaY(rows, {x: "n", y1: "lo", y2: "hi", fill: "label", fillOpacity: .16, curve: "linear"}),
       Plot.line(rows, {x: "n", y: "v", stroke: "label", strokeWidth: 1.8}),
       Plot.ruleX(rows, {x: "n", y1: "lo", y2: "hi", stroke: "label", strokeWidth: 1.2}),
       Plot.dot(rows, {x: "n", y: "v", fill: "label", symbol: "label", r: 3.6}),
-      w > 420 ? Plot.text(apart(last), {x: "n", y: "at", text: "label", fill: "label", textAnchor: "start", dx: 9, fontSize: 11}) : null,
+      w > 420 ? Plot.text(apart(last, rows, w), {x: "n", y: "at", text: "label", fill: "label", textAnchor: "start", dx: 9, fontSize: 11}) : null,
       Plot.tip(rows, Plot.pointer({x: "n", y: "v", title: (r) => `${r.label}\n${task}${r.n}: ${fmt(r.v)} tok/s\nrepeats ${fmt(r.lo)} to ${fmt(r.hi)}${D.cells.h[r.i] != null ? `\n± ${fmt(D.cells.h[r.i])} % (95 %)` : ""}`, fill: "var(--panel)", stroke: "var(--line)"})),
     ],
   }));
@@ -90,11 +103,12 @@ function curveChart(node, series, task, title) {
   if ((box.clientWidth || 800) <= 420) figure.append(legend(labels));
 }
 
-// Labels at the ends of lines, moved apart where two lines end close together.
-function apart(rows) {
-  const sorted = [...rows].sort((a, b) => b.v - a.v);
+// Labels at the ends of lines, moved apart where two lines end close together: by 14 pixels of the logarithmic axis.
+function apart(last, rows, w) {
+  const inner = Math.max(240, Math.min(360, w * 0.6)) - 78, span = d3.max(rows, (r) => r.hi) / d3.min(rows, (r) => r.lo);
+  const step = Math.max(1.01, span) ** (14 / inner);
   let floor = Infinity;
-  return sorted.map((r) => { const at = Math.min(r.v, floor / 1.16); floor = at; return {...r, at}; });
+  return [...last].sort((a, b) => b.v - a.v).map((r) => { const at = Math.min(r.v, floor / step); floor = at; return {...r, at}; });
 }
 
 function legend(labels) {

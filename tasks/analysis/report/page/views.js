@@ -7,7 +7,7 @@ const fmtUsd = (v) => v == null ? "" : v >= 100 ? v.toFixed(0) : v >= 1 ? v.toFi
 const fmtBytes = (v) => { if (v == null) return ""; let k = 0; while (v >= 1000 && k < 4) { v /= 1024; k++; } return `${+v.toPrecision(3)} ${["B", "KiB", "MiB", "GiB", "TiB"][k]}`; };
 const day = (d) => d == null ? "" : new Date(d * 864e5).toISOString().slice(0, 10);
 const flagTags = (i) => flagsOf(i).map((f) => `<span class="tag flag" title="${esc(FLAG_TEXT[f])}">${esc(f.replaceAll("_", " "))}</span>`).join("");
-const hwOf = (s) => s.nGpus ? `${s.nGpus}× ${s.gpu || "GPU"}` : s.cpu || "";
+const hwOf = (s) => s.nGpus ? `${s.nGpus}× ${s.gpu || "GPU"}` : (s.cpu || "").replace(/( \d+-Core)? Processor$/, "");
 const hwTag = (i) => onGpu(i) ? '<span class="tag gpu">GPU</span>' : '<span class="tag">CPU</span>';
 const SHOWN = {best: 25, cover: 25, frontier: 12};
 
@@ -32,7 +32,7 @@ const emptyBox = (html) => { const p = document.createElement("p"); p.className 
 const command = (text) => `<div class="cmd"><code>${esc(text)}</code><button type="button" data-copy="${esc(text)}">Copy</button></div>`;
 
 // Whose measurement it is, where it is not our own.
-const imported = (i) => { const source = (D.cells.how[i] || "").split("|").at(-1); return source && source !== "tokensweep" ? `from ${source}` : ""; };
+const imported = (i) => { const source = (D.cells.how[i] || "").split("|").at(-1); return source && source !== "tokensweep" ? `from ${source.split("/")[0]}` : ""; };
 
 // ---- best -----------------------------------------------------------------------------------------------------
 
@@ -63,16 +63,16 @@ function viewBest() {
     onSort: (by) => change({sort: by, dir: S.sort === by ? String(-(Number(S.dir) || 1)) : "1"}),
     columns: [
       {label: '<span class="visually-hidden">Compare</span>', className: "pickcol", cell: (i) => pick(server(i).id)},
-      {label: "#", className: "rank num", cell: (_, k) => k + 1},
+      {label: "#", className: "rank num less", cell: (_, k) => k + 1},
       {label: "Server", sort: "name", cell: (i) => `${open(server(i).id)}<div class="sub">${esc([server(i).vendor, D.runs.place[D.cells.x[i]], D.runs.spot[D.cells.x[i]] ? "spot" : "", imported(i)].filter(Boolean).join(" · "))}</div>`},
-      {label: "Runs on", className: "wide", cell: (i) => `${hwTag(i)}<div class="sub">${esc(hwOf(server(i)))}${server(i).cpus ? ` · ${server(i).cpus} CPUs` : ""}</div>`},
+      {label: "Runs on", className: "wide hw", cell: (i) => `${hwTag(i)}<div class="sub">${esc(hwOf(server(i)))}${server(i).cpus ? ` · ${server(i).cpus} CPU${server(i).cpus === 1 ? "" : "s"}` : ""}</div>`},
       {label: "USD/h", sort: "usd", className: "num", cell: (i) => fmtUsd(priceOf(i)) || '<span class="soft">unknown</span>'},
       {label: "tok/s", sort: "speed", className: "num", cell: (i) => `<b>${fmt(D.cells.v[i])}</b>`},
       {label: "", className: "barbox wide", cell: (i) => `<span class="bar" style="width:${Math.max(2, 100 * D.cells.v[i] / fastest).toFixed(1)}%"></span>`},
       {label: "±", sort: "spread", className: "num", title: "Half the 95 % interval of the mean", cell: (i) => D.cells.h[i] == null ? '<span class="soft">–</span>' : `${fmt(D.cells.h[i])} %`},
       {label: "USD per 1M", sort: "mtok", className: "num", title: "For a million tokens at this speed, the server fully used", cell: (i) => fmtUsd(usdPerMtok(i))},
-      {label: "× best", className: "num", title: "Price per token over the cheapest shown", cell: (i) => usdPerMtok(i) == null ? "" : (usdPerMtok(i) / cheapest).toFixed(2)},
-      {label: "n", sort: "repeats", className: "num wide", title: "Repeats", cell: (i) => D.cells.k[i]},
+      {label: "× best", className: "num less", title: "Price per token over the cheapest shown", cell: (i) => usdPerMtok(i) == null ? "" : (usdPerMtok(i) / cheapest).toFixed(2)},
+      {label: "n", sort: "repeats", className: "num wide less", title: "Repeats", cell: (i) => D.cells.k[i]},
       {label: "Measured", sort: "day", className: "nowrap wide", cell: (i) => `${day(D.cells.d[i])}<div class="sub">price ${day(D.runs.price_day[D.cells.x[i]]) || "undated"}</div>`},
       {label: "Flags", sort: "flags", cell: flagTags},
     ],
@@ -129,15 +129,15 @@ function viewCoverage() {
   if (!servers.length) { view.append(emptyBox("No server passes the filters.")); return; }
   let rows = servers.map((k) => ({k, cells: coverOf(k)}));
   if (S.cover) rows = rows.filter((r) => r.cells.some((c) => c && c.measured < c.n && [...c.reasons.keys()].includes(S.cover)));
-  const reasons = new Map();
+  const shown = rows.slice(0, SHOWN.cover), reasons = new Map();
   for (const k of servers) for (const i of D.byServer[k]) if (!measured(i)) reasons.set(D.cells.reason[i], (reasons.get(D.cells.reason[i]) || 0) + 1);
   const row = document.createElement("div");
   row.className = "row";
   row.innerHTML = `<label class="soft row">Show <select data-cover><option value="">every server</option>${[...reasons].sort((a, b) => b[1] - a[1]).map(([r, n]) => `<option value="${esc(r)}"${S.cover === r ? " selected" : ""}>missing: ${esc(reasonText(r))} (${n} cells)</option>`).join("")}</select></label>${S.cover ? `<span class="soft">${rows.length} servers</span>` : ""}`;
   view.append(row, table({
-    caption: "Measured cells of planned ones, by server and model; select one for the reasons.", className: "cover", rows: rows.slice(0, SHOWN.cover), key: (r) => D.servers[r.k].id,
+    caption: "Measured cells of planned ones, by server and model; select one for the reasons.", className: "cover", rows: shown, key: (r) => D.servers[r.k].id,
     columns: [{label: "Server", className: "name", cell: (r) => `${open(D.servers[r.k].id)}<div class="sub">${esc(D.servers[r.k].vendor)}</div>`},
-      ...D.models.map((m, j) => ({label: `${esc(m.label)}<div class="sub">${fmtBytes(m.bytes)}</div>`, cell: (r) => coverCell(r.cells[j], D.servers[r.k].id)}))],
+      ...D.models.map((m, j) => ({m, j})).filter(({j}) => shown.some((r) => r.cells[j])).map(({m, j}) => ({label: `${esc(m.label)}<div class="sub">${fmtBytes(m.bytes)}</div>`, cell: (r) => coverCell(r.cells[j], D.servers[r.k].id)}))],
   }));
   if (rows.length > SHOWN.cover) { const more = document.createElement("div"); more.className = "row"; more.innerHTML = `<button type="button" class="more" data-more="cover">Show all ${rows.length} servers</button>`; view.append(more); }
 }
