@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 import uuid
@@ -23,6 +24,8 @@ PROVE_S = 30.0
 UNKNOWN_AFTER_S = 600.0
 """A run writes its plan a moment before it is in the ledger."""
 
+logger = logging.getLogger(__name__)
+
 _passing = threading.Lock()
 
 
@@ -36,7 +39,11 @@ class Recovered:
 
 
 def recover(services: Services) -> list[Recovered]:
-    """Land the spools of runs whose controller is provably dead. A second call finds nothing more to do."""
+    """Land the spools of runs whose controller is provably dead. A second call finds nothing more to do.
+
+    One that cannot be landed now (its vendor refuses, its plan cannot be read) stays for the next call, and keeps
+    nobody else's from landing.
+    """
     return [_recover_one(services, run) for run in services.ledger.abandoned_runs()]
 
 
@@ -57,8 +64,9 @@ def land_leftovers(services: Services) -> list[Recovered]:
             continue
         try:
             found.append(_recover_one(services, _taken_over(services, plan_path, run)))
-        except (TokensweepError, ValueError, TypeError, OSError) as exc:
-            found.append(Recovered(run or _unknown(server_run_id, plan_path), False, str(exc)))
+        except Exception as exc:
+            problem = str(exc) if isinstance(exc, TokensweepError) else f"{type(exc).__name__}: {exc}"
+            found.append(Recovered(run or _unknown(server_run_id, plan_path), False, problem))
     return found
 
 
@@ -89,21 +97,28 @@ def _unknown(server_run_id: str, plan_path: Path) -> ServerRun:
 
 
 def _recover_one(services: Services, run: ServerRun) -> Recovered:
+    try:
+        return _land_spool(services, run)
+    except TokensweepError as exc:
+        return Recovered(run, False, str(exc))
+    except Exception as exc:  # an SDK may raise anything while its account is opened
+        logger.warning("%s", run.server_run_id, exc_info=exc)
+        return Recovered(run, False, f"{run.vendor}: {type(exc).__name__}: {exc}")
+
+
+def _land_spool(services: Services, run: ServerRun) -> Recovered:
     spool = Path(run.spool_path)
     plan_path = spool.with_suffix(".plan.json")
     if not plan_path.is_file():
         services.ledger_of(run.vendor).end_run(run.server_run_id, RunState.INTERRUPTED)
         return Recovered(run, False, "it had not begun to measure")
-    try:
-        plan = RunPlan.from_json(plan_path.read_text())
-        server_type = known_type(services.cloud(run.vendor), run.server)
-        record = RunRecord.read_beside(spool, run.started_unix_s)
-        if not _has_finished(spool):
-            record.outcome, record.reason = "interrupted", "controller_died"
-            record.detail = f"its controller (pid {run.pid} on {run.host}) ended without finishing it"
-        land_now(plan, spool, record, server_type, services)
-    except (TokensweepError, ValueError, TypeError) as exc:
-        return Recovered(run, False, str(exc))
+    plan = RunPlan.from_json(plan_path.read_text())
+    server_type = known_type(services.cloud(run.vendor), run.server)
+    record = RunRecord.read_beside(spool, run.started_unix_s)
+    if not _has_finished(spool):
+        record.outcome, record.reason = "interrupted", "controller_died"
+        record.detail = f"its controller (pid {run.pid} on {run.host}) ended without finishing it"
+    land_now(plan, spool, record, server_type, services)
     return Recovered(run, True)
 
 
