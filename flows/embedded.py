@@ -61,7 +61,9 @@ def start_server(port: int, log_path: Path, *, dies_with_us: bool) -> subprocess
         "PREFECT_SERVER_API_PORT": str(port),
         "PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{port}/api",
     }
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    # -P: a folder `flows` where the command is given is not ours.
+    command = [sys.executable, "-P", "-m", "flows.prefect_server", "server", "start"]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
     with log_path.open("ab") as log:
         return subprocess.Popen(
             command,
