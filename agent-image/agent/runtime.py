@@ -38,7 +38,7 @@ def fits_system(manifest: dict[str, Any]) -> bool:
 
 
 def allowed_builds(manifest: dict[str, Any]) -> tuple[str, ...]:
-    """Names of the builds that this server can run, in the manifest's order.
+    """Names of the builds without a GPU that this server can run, in the manifest's order.
 
     Its architecture and C library must fit the runtime, and the CPU must have the build's instruction set
     extensions. Whether the CPU keeps what its flags promise shows only when it runs.
@@ -46,4 +46,5 @@ def allowed_builds(manifest: dict[str, Any]) -> tuple[str, ...]:
     if not fits_system(manifest):
         return ()
     have = cpu_flags()
-    return tuple(b["name"] for b in manifest.get("builds", []) if have.issuperset(b.get("cpu_flags", [])))
+    builds = (b for b in manifest.get("builds", []) if str(b.get("backend") or "cpu") == "cpu")
+    return tuple(b["name"] for b in builds if have.issuperset(b.get("cpu_flags", [])))

@@ -185,6 +185,7 @@ def test_only_builds_that_this_cpu_has_the_instructions_for_are_allowed() -> Non
     flags = sorted(cpu_flags())
     manifest = {
         "builds": [
+            {"name": "cuda", "backend": "cuda", "cpu_flags": []},
             {"name": "impossible", "cpu_flags": ["no_such_instruction"]},
             {"name": "here", "cpu_flags": flags},
             {"name": "generic", "cpu_flags": []},
