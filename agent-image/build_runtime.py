@@ -24,6 +24,7 @@ from pathlib import Path
 # The siblings are found from anywhere: as a program, and when the file is loaded by its path.
 sys.path += [folder for folder in map(str, Path(__file__).resolve().parents[:2]) if folder not in sys.path]
 
+from runtime_adopt import adopt
 from runtime_compile import LIBRARY_TREE, PROGRAM_TREE, Compiler, find_toolchain
 from runtime_cuda import add_cuda, toolkit_root
 from runtime_layout import (
@@ -39,7 +40,7 @@ from runtime_layout import (
 from runtime_recipe import ALL, LOCK_FILE, CpuBuild, Recipe, load_recipe
 from runtime_source import Say, fetch_source, sha256_of, unpack_source, verified
 
-from tasks.domain.errors import TokensweepError
+from tasks.domain.errors import ConfigError, TokensweepError
 
 
 def default_cache() -> Path:
@@ -61,22 +62,30 @@ def ensure_runtime(
     arch: str | None = None,
     source_file: Path | None = None,
     cuda_toolkit: Path | None = None,
-    gpus: str = ALL,
+    gpus: str = "",
     lock_file: Path = LOCK_FILE,
     progress: Say = say,
 ) -> Runtime:
     """The runtime for `arch` (this machine's unless given) in `cache`, built if it is not there (minutes, once).
 
-    With `cuda_toolkit`, the folder of a toolkit, it has the CUDA backend for `gpus` too, over each of the CPU builds.
+    gpus: with the CUDA backend for that generation of GPUs, or ALL, over each of the CPU builds. It is compiled by
+    the toolkit in the folder `cuda_toolkit`, without which such a runtime is only found (see `adopt`).
     Of concurrent callers, processes too, one builds and the others wait. Raises ConfigError when a compiler is missing
     or the source is not the pinned one, TokensweepError when the build fails; neither leaves half a runtime.
     """
     cache = cache.expanduser().absolute()
-    recipe = load_recipe(arch or platform.machine(), lock_file, gpus=gpus if cuda_toolkit else "")
+    recipe = load_recipe(arch or platform.machine(), lock_file, gpus=gpus or (ALL if cuda_toolkit else ""))
     folder = cache / recipe.runtime_id
     found = read_runtime(folder)
     if found is not None:
         return found
+    if recipe.cuda is not None and cuda_toolkit is None:
+        raise ConfigError(
+            f"There is no {recipe.runtime_id} in {cache}, and no CUDA toolkit to build it with.",
+            reason="no_cuda_runtime",
+            next_step=f'Run `make image IMAGE="--variant cuda --gpus {gpus}"` and adopt what it leaves in '
+            f"dist/runtime: `python agent-image/build_runtime.py --adopt dist/runtime/cuda-{gpus}-amd64`.",
+        )
     cache.mkdir(parents=True, exist_ok=True)
     with _lock(cache / f"{recipe.runtime_id}.lock", progress):
         found = read_runtime(folder)
@@ -198,12 +207,16 @@ def main(argv: list[str] | None = None) -> int:
         "--cuda", type=Path, metavar="DIR", help="with the CUDA backend, compiled by the toolkit in DIR"
     )
     parser.add_argument(
-        "--gpus", default=ALL, metavar="GENERATION", help="which the CUDA backend is for (default: all)"
+        "--gpus", default="", metavar="GENERATION", help="which the CUDA backend is for (with --cuda: all)"
     )
+    parser.add_argument("--adopt", type=Path, metavar="DIR", help="put what --out left elsewhere into the cache")
     parser.add_argument("--out", type=Path, metavar="DIR", help="copy the tarball, its manifest and SHA256SUMS there")
     options = parser.parse_args(argv)
     try:
         cache = options.cache / "runtime" if options.cache else default_cache()
+        if options.adopt:
+            print(adopt(options.adopt, cache).path)
+            return 0
         runtime = ensure_runtime(
             cache, arch=options.arch, source_file=options.source, cuda_toolkit=options.cuda, gpus=options.gpus
         )

@@ -17,6 +17,7 @@ import pytest
 from tests.unit.test_build_runtime import SOURCES, needs_compiler, quiet, thumb
 
 from build_runtime import ensure_runtime, export, load_recipe  # isort: skip
+from runtime_adopt import adopt  # isort: skip
 from runtime_cuda import toolkit_root  # isort: skip
 
 from tasks.domain.errors import ConfigError
@@ -127,6 +128,24 @@ def test_cuda_is_laid_over_each_cpu_build_and_ends_by_name_where_there_is_no_dri
     assert manifest["links"] == links
     assert links["builds/cuda+fast/libggml-cpu.so.0"] == "../fast/libggml-cpu.so.0"
     assert not [file for file in manifest["files"] if file["path"] in links]
+
+    # A controller without CUDA takes it over, and from then on finds it; a broken or another one it does not take.
+    elsewhere = tmp_path / "elsewhere"
+    with pytest.raises(ConfigError, match="no CUDA toolkit to build it with") as refused:
+        ensure_runtime(elsewhere, gpus="hopper", lock_file=lock)
+    assert refused.value.reason == "no_cuda_runtime"
+    adopted = adopt(tmp_path / "out", elsewhere, lock)
+    assert adopted.manifest == runtime.manifest
+    assert adopted.tarball.read_bytes() == runtime.tarball.read_bytes()
+    assert adopt(tmp_path / "out", elsewhere, lock).path == adopted.path
+    assert ensure_runtime(elsewhere, gpus="hopper", lock_file=lock, progress=pytest.fail).path == adopted.path
+    with pytest.raises(ConfigError, match="this checkout measures with"):
+        lock.write_text(lock.read_text().replace("580.65.06", "590.1"))
+        adopt(tmp_path / "out", tmp_path / "third", lock)
+    (tmp_path / "out" / "runtime.tar.gz").write_bytes(b"cut off")
+    with pytest.raises(ConfigError, match="is not what SHA256SUMS says"):
+        adopt(tmp_path / "out", tmp_path / "third", lock)
+    assert not (tmp_path / "third").exists()
 
 
 def run(server: Path, build: str, driver: Path | None = None) -> subprocess.CompletedProcess[str]:
