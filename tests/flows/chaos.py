@@ -46,22 +46,25 @@ def chaos(
             _until(lambda: n_landed() > before, f"a server run landed after {after}")
 
     controller = product.start("run", "--yes", "--fan-out", "workers", preset)
-    _until(lambda: n_landed() >= landed_first or controller.process.poll() is not None, "the first server runs landed")
-    assert controller.process.poll() is None, f"it ended before the first blow: {controller.end()}"
-
-    kill_group(fleet.workers[0])
-    go_on("a worker and its shards had been killed")
-    fleet.postgres.stop("immediate")
-    fleet.postgres.start()
-    go_on("PostgreSQL had crashed")
-    fleet.kill_server()
-    survived = Survived(product.samples(), n_landed())
-    if not paced:
+    try:
+        _until(
+            lambda: n_landed() >= landed_first or controller.process.poll() is not None, "the first server runs landed"
+        )
+        assert controller.process.poll() is None, f"it ended before the first blow: {controller.end()}"
+        kill_group(fleet.workers[0])
+        go_on("a worker and its shards had been killed")
+        fleet.postgres.stop("immediate")
+        fleet.postgres.start()
+        go_on("PostgreSQL had crashed")
+        fleet.kill_server()
+        survived = Survived(product.samples(), n_landed())
+        if not paced:
+            controller.kill()
+        fleet.start_server()
+        go_on("the Prefect server had been killed")
+    finally:
         controller.kill()
-    fleet.start_server()
-    go_on("the Prefect server had been killed")
-    controller.kill()
-    controller.end()
+        controller.end()
 
     fleet.start_worker(limit)
     survived.last = _to_its_end(product, preset, n_servers, survived)
