@@ -21,10 +21,22 @@ if TYPE_CHECKING:
     from tasks.replay.recorded import RecordedRun
     from tasks.replay.replaying import Setting
     from tasks.replay.report import Line, Report, Share
+    from tasks.replay.score import RunScore
+    from tasks.replay.twin_check import TwinCheck
 
 Traces = Annotated[Path, typer.Option(help="Folder with runs.parquet, downloads.parquet and benches.parquet.")]
 Options = Annotated[list[str] | None, typer.Option("--set", help="A threshold of the policy, NAME=VALUE; repeatable.")]
 Guard = Annotated[Literal["off", "pause", "auto"], typer.Option(help="How downloads make way for timed repeats.")]
+
+
+FRONTIER = (
+    ("point_usd=2",),
+    ("point_usd=20",),
+    ("point_usd=12", "hope=1.1", "ci_ratio=0.09"),
+    ("min_repeats=2", "point_usd=4"),
+    ("min_repeats=2", "point_usd=12"),
+)
+"""Changes of the default policy that the charts show beside it."""
 
 
 def register(app: typer.Typer) -> None:
@@ -43,7 +55,17 @@ def replay(
     unseen: Annotated[
         bool, typer.Option("--cross-validate", help="Predict each server with coefficients fitted without it.")
     ] = False,
+    taught: Annotated[
+        bool, typer.Option("--know-twins", help="Tell each server what the replay of its twin has shown.")
+    ] = False,
+    billing: Annotated[
+        Literal["second", "vendor"], typer.Option(help="Bill by the second, or as the vendors do.")
+    ] = "second",
+    twin_usd: Annotated[
+        float | None, typer.Option(help="Also judge a plan that measures twins first, for so many USD.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Parquet file with one row per cell.")] = None,
+    page: Annotated[Path | None, typer.Option("--html", help="File for the charts, and for the frontier.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
     """Drive the conductor through recorded runs on a virtual clock: hours, USD, points lost and gained."""
@@ -51,20 +73,66 @@ def replay(
     from tasks.replay.traces import read_traces
 
     chosen = [(policy, policy_of(policy, options)), *([(against, policy_of(against, None))] if against else [])]
+    if page is not None:
+        chosen += [(" ".join(changes), policy_of("dynamic", changes)) for changes in FRONTIER]
     runs = chosen_runs(read_traces(traces, latest_only=not april), vendor, april=april)
-    reports = []
-    for name, each in chosen:
+    reports, twins = [], None
+    for number, (name, each) in enumerate(chosen):
         began = time.monotonic()
-        scores = _replayed(runs, setting_of(each, guard), unseen=unseen)
+        setting = setting_of(each, guard, by_vendor=billing == "vendor")
+        scores = _replayed(runs, setting, unseen=unseen, taught=taught)
         reports.append((name, report(runs, scores), time.monotonic() - began))
-        if out is not None and name == policy:
-            write_cells(out, scores)
+        if number == 0:
+            twins = _twin_plan(runs, scores, twin_usd)
+            if out is not None:
+                write_cells(out, scores)
+    if page is not None:
+        _write_page(page, [(name, found) for name, found, _ in reports], runs, twins, unseen=unseen)
     if as_json:
         print_json([{"policy": name, "seconds": s, **asdict(found)} for name, found, s in reports])
         return
-    for name, found, seconds in reports:
+    for name, found, seconds in reports[: 1 + bool(against)]:
         show(name, found)
+        if billing == "vendor":
+            recorded, replayed = found.billed_usd
+            render.out.print(f"Billed by the vendors' increments: {replayed:,.2f} USD of {recorded:,.2f}.")
         render.out.print(f"{found.total.n_runs} runs in {seconds:.1f} s")
+    if twins is not None:
+        _show_twins(twins)
+    if page is not None:
+        render.hint(f"open it in a browser: {page.resolve().as_uri()}")
+
+
+def _twin_plan(runs: list[RecordedRun], scores: list[RunScore], max_usd: float | None) -> TwinCheck | None:
+    from tasks.domain.choose import TWIN_INTERVALS
+    from tasks.replay.twin_check import check_twins
+
+    return None if max_usd is None else check_twins(runs, scores, max_usd, TWIN_INTERVALS)
+
+
+def _show_twins(found: TwinCheck) -> None:
+    chosen = found.selection
+    held = ", ".join(f"{claimed:.0%} held {share:.1%}" for claimed, share in sorted(found.unseen.items()))
+    render.out.print(
+        f"Twins first, {chosen.usd:,.2f} USD ({found.usd_share:.1%} of the record): {len(chosen.measured)} servers "
+        f"measured, {len(chosen.predicted)} predicted, {len(chosen.unreached)} left out.\n"
+        f"Error over {found.n_cells_predicted:,} cells that were not run: median {found.error_p50:.1%}, "
+        f"p90 {found.error_p90:.0%}. Intervals, fitted on the other half of the groups: {held}."
+    )
+
+
+def _write_page(
+    path: Path,
+    reports: list[tuple[str, Report]],
+    runs: list[RecordedRun],
+    twins: TwinCheck | None,
+    *,
+    unseen: bool,
+) -> None:
+    from flows.replay_page import write_page
+    from tasks.replay.fit import reliability
+
+    write_page(path, reports, gates=reliability(runs), twins=twins, unseen=unseen)
 
 
 def policy_of(name: str, options: Sequence[str] | None) -> Policy:
@@ -92,16 +160,23 @@ def chosen_runs(runs: list[RecordedRun], vendor: str, *, april: bool = False) ->
     return left
 
 
-def setting_of(policy: Policy, guard: str, max_usd: float | None = None) -> Setting:
+def setting_of(policy: Policy, guard: str, max_usd: float | None = None, *, by_vendor: bool = False) -> Setting:
+    """by_vendor: bill as each vendor does."""
+    from tasks.clouds.traits import TRAITS
+    from tasks.lake.sparecores import VENDOR_NAMES
     from tasks.replay.headers import headers_of
     from tasks.replay.replaying import Setting
 
-    return Setting(policy, headers_of(), guard, max_usd)
+    increments = {vendor: (float(t.billing_minimum_s), float(t.billing_increment_s)) for vendor, t in TRAITS.items()}
+    increments |= {theirs: increments[ours] for theirs, ours in VENDOR_NAMES.items()}
+    return Setting(policy, headers_of(), guard, max_usd, increments if by_vendor else {})
 
 
-def _replayed(runs: list[RecordedRun], setting: Setting, *, unseen: bool) -> Any:
+def _replayed(runs: list[RecordedRun], setting: Setting, *, unseen: bool, taught: bool) -> list[RunScore]:
     from tasks.replay import replaying
 
+    if taught:
+        return replaying.replay_taught(runs, setting, unseen=unseen)
     return replaying.replay_unseen(runs, setting) if unseen else replaying.replay(runs, setting)
 
 

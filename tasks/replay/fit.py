@@ -217,6 +217,29 @@ def _fit(x: Floats, y: Floats) -> Floats:
     return beta
 
 
+def reliability(runs: Sequence[RecordedRun], n_folds: int = N_FOLDS) -> dict[float, float]:
+    """For each quantile that the predictions claim, the share of cells below it on servers that no part of the prior
+    was fitted on."""
+    below: dict[float, int] = defaultdict(int)
+    n_rows = 0
+    twins = _twin_of(runs)
+    measured = [_measured(run) for run in runs]
+    for fold in range(n_folds):
+        prior = fit_prior([run for run in runs if fold_of(run, n_folds) != fold], "")
+        for number, run in enumerate(runs):
+            if fold_of(run, n_folds) != fold:
+                continue
+            twin = measured[twins[number]] if number in twins else {}
+            for name, (_, spread, y, features) in _rows(run, measured[number], twin):
+                rule = prior.rules.get(name)
+                if rule is not None:
+                    off = y - sum(b * x for b, x in zip(rule.coefficients, features, strict=True))
+                    n_rows += 1
+                    for quantile, bound in zip(QUANTILES, rule.residuals[spread], strict=True):
+                        below[quantile] += off <= bound
+    return {quantile: below[quantile] / n_rows for quantile in QUANTILES} if n_rows else {}
+
+
 def as_module(prior: Prior) -> str:
     """The prior as the text of a Python module."""
     lines = [

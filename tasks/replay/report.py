@@ -55,6 +55,8 @@ class Report:
     """The whole, by vendor, by model, by task (these two: time inside llama-bench only), and what became of means.
 
     shift_*: quantiles of the moved share of means that both have. repeats: mean number of them per kept point.
+    spent_h: hours of the replay by what was done; `outside` is before and after the program, as recorded.
+    billed_usd: of the record and of the replay, rounded up as the vendors bill.
     wrong_stops: ladders that the record ended although the model fitted and was fast enough; kept_going: of those.
     """
 
@@ -70,6 +72,7 @@ class Report:
     kept_going: int
     lost_by_reason: dict[str, int]
     spent_h: dict[str, float]
+    billed_usd: tuple[float, float]
 
 
 def report(runs: Sequence[RecordedRun], scores: Sequence[RunScore]) -> Report:
@@ -84,6 +87,7 @@ def report(runs: Sequence[RecordedRun], scores: Sequence[RunScore]) -> Report:
                 reasons[cell.reason.value] += 1
         for what, _, seconds in score.spent:
             spent[what] += seconds / 3600
+        spent["outside"] += (score.replayed_s - sum(seconds for _, _, seconds in score.spent)) / 3600
     quantiles = np.quantile(shifts, [0.5, 0.9, 0.99]) if len(shifts) else np.zeros(3)
     vendors = sorted({s.vendor for s in scores})
     models = [m.name for m in max((run.models for run in runs), key=len, default=())]
@@ -100,6 +104,14 @@ def report(runs: Sequence[RecordedRun], scores: Sequence[RunScore]) -> Report:
         kept_going=sum(s.kept_going for s in scores),
         lost_by_reason=dict(sorted(reasons.items(), key=lambda item: -item[1])),
         spent_h=dict(spent),
+        billed_usd=_billed_usd(scores),
+    )
+
+
+def _billed_usd(scores: Sequence[RunScore]) -> tuple[float, float]:
+    priced = [(s, s.usd_per_hour / 3600) for s in scores if s.usd_per_hour is not None]
+    return sum(s.recorded_billed_s * price for s, price in priced), sum(
+        s.replayed_billed_s * price for s, price in priced
     )
 
 

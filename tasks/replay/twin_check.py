@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from tasks.domain.choose import Selection, select
 from tasks.replay.recorded import RecordedRun, machine_of
@@ -22,7 +24,8 @@ MEASURED_SHARE = 0.5
 class TwinCheck:
     """errors: relative, one per cell of a server that was not run and whose twin measured the cell.
 
-    reliability: for each claimed coverage, the share of those cells inside the interval.
+    reliability: for each claimed coverage, the share of those cells inside the interval as shipped; unseen: inside one
+    that was fitted on the other half of the groups.
     """
 
     selection: Selection
@@ -33,6 +36,7 @@ class TwinCheck:
     error_p90: float
     quantiles: Mapping[float, float]
     reliability: Mapping[float, float]
+    unseen: Mapping[float, float]
 
     @property
     def usd_share(self) -> float:
@@ -54,7 +58,7 @@ def check_twins(
     by_name = {f"{r.vendor}/{r.server}": r for r, _ in kept}
     cost = {f"{r.vendor}/{r.server}": s.replayed_s / 3600 * (r.usd_per_hour or 0.0) for r, s in kept}
     selection = select([machine_of(r) for r, _ in kept], lambda m: cost[m.name], max_usd)
-    logs, n_not_run = [], 0
+    logs, halves, n_not_run = [], [], 0
     for choice in selection.choices:
         if choice.measure:
             continue
@@ -63,8 +67,10 @@ def check_twins(
         if choice.from_ is None:
             continue
         twin = speeds_of(by_name[choice.from_.name])
-        logs += [abs(math.log(v / twin[cell])) for cell, v in own.items() if cell in twin]
-    off = np.array(logs or [0.0])
+        found = [abs(math.log(v / twin[cell])) for cell, v in own.items() if cell in twin]
+        logs += found
+        halves += [zlib.crc32(repr(choice.machine.key).encode()) % 2] * len(found)
+    off, half = np.array(logs or [0.0]), np.array(halves or [0])
     return TwinCheck(
         selection=selection,
         recorded_usd=sum(r.usd or 0.0 for r, _ in kept),
@@ -74,4 +80,14 @@ def check_twins(
         error_p90=float(np.expm1(np.quantile(off, 0.9))),
         quantiles={c: float(np.quantile(off, c)) for c in COVERAGES},
         reliability={c: float(np.mean(off <= intervals[c])) for c in COVERAGES},
+        unseen={c: _held_elsewhere(off, half, c) for c in COVERAGES},
     )
+
+
+def _held_elsewhere(off: npt.NDArray[np.float64], half: npt.NDArray[np.int64], coverage: float) -> float:
+    """Share of errors inside the interval that the other half of the groups has shown."""
+    inside = 0
+    for mine in (half == 0, half == 1):
+        if mine.any() and not mine.all():
+            inside += int((off[mine] <= np.quantile(off[~mine], coverage)).sum())
+    return inside / len(off)

@@ -12,9 +12,11 @@ from tasks.domain.cells import Cell, Reason
 from tasks.domain.classic import ClassicPolicy
 from tasks.domain.dynamic import DynamicPolicy
 from tasks.domain.errors import ConfigError
+from tasks.domain.known import KnownCell
+from tasks.domain.predict import Prior
 from tasks.replay.headers import headers_of
 from tasks.replay.recorded import FAILED, OK, TIMED_OUT, UNTRIED, RecordedCall, RecordedModel, RecordedRun
-from tasks.replay.replaying import Setting, replay, replay_run
+from tasks.replay.replaying import Setting, replay, replay_run, replay_taught, replay_unseen
 from tasks.replay.report import report, write_cells
 from tasks.replay.score import RunScore
 from tasks.replay.traces import read_traces
@@ -98,6 +100,48 @@ def test_money_ends_a_replayed_run_too():
     score = replay_run(run, SpeedRatios([run]), Setting(DynamicPolicy(), HEADERS, max_usd=0.05))
     assert score.replayed_s < 180.0 + TAIL_S
     assert Reason.MONEY in {c.reason for c in score.cells}
+
+
+def test_an_hour_that_is_paid_is_used_in_a_replay_too():
+    run = record(SLOW)
+    by_second, by_hour = (
+        replay_run(run, SpeedRatios([run]), Setting(DynamicPolicy(), HEADERS, billing=billing))
+        for billing in ({}, {"aws": (3600.0, 3600.0)})
+    )
+    repeats = [sum(c.n_samples for c in score.cells) for score in (by_second, by_hour)]
+    assert repeats[0] < repeats[1] == 5 * sum(c.is_ok for c in by_hour.cells)
+    assert (
+        by_hour.replayed_s > by_second.replayed_s and by_hour.replayed_billed_s == by_hour.recorded_billed_s == 3600.0
+    )
+    assert by_second.replayed_billed_s == pytest.approx(by_second.replayed_s, abs=1.0)
+    recorded_usd, replayed_usd = report([run], [by_hour]).billed_usd
+    assert recorded_usd == replayed_usd == run.usd_per_hour
+
+
+def test_what_is_known_of_a_run_is_heeded_in_its_replay():
+    run = record(SLOW)
+    larger = {c for c in run.calls if c.model == "qwen1.5-0.5b"}
+    known = tuple(KnownCell(c, 0.001, None, True, "aws/m0") for c in larger if c.n_tokens == 16)
+    setting, ratios = Setting(DynamicPolicy(), HEADERS), SpeedRatios([run])
+    untaught, taught = replay_run(run, ratios, setting), replay_run(run, ratios, setting, known)
+    assert {k.cell for k in untaught.known} >= {c.cell for c in untaught.cells if c.is_ok}
+    assert all(k.source == "aws/m1" for k in untaught.known)
+    assert {c.cell for c in taught.cells if c.was_ok and not c.is_ok} == {
+        c for c in larger if run.calls[c].status == OK
+    }
+    assert taught.replayed_s < untaught.replayed_s
+
+
+@pytest.mark.parametrize("unseen", [False, True])
+def test_the_first_of_each_twin_group_is_replayed_as_if_nothing_were_known(unseen):
+    runs = [replace(record(SLOW), server=f"m{i}", usd_per_hour=1.0 + i) for i in range(3)]
+    runs.insert(0, replace(runs[0], server="other", cpu_model="Y"))
+    setting = Setting(DynamicPolicy(prior=Prior()) if unseen else DynamicPolicy(), HEADERS)
+    scores = replay_taught(runs, setting, unseen=unseen, n_processes=1)
+    assert [s.server for s in scores] == ["other", "m0", "m1", "m2"]
+    alone = replay_unseen(runs, setting, n_processes=1) if unseen else replay(runs, setting, n_processes=1)
+    assert scores[:2] == alone[:2]
+    assert all(c.is_ok for s in scores for c in s.cells if c.was_ok)
 
 
 def test_many_runs_are_reported_by_vendor_model_and_task(tmp_path: Path):
