@@ -3,6 +3,7 @@
 PostgreSQL, a Prefect server, workers and the controller are started, the sweep is carried out and judged: every server
 has an outcome, the cap holds, nothing is left. Then the same Prefect server starts plain gated subflows that only
 sleep, in as many processes. `--inline` does it in one process on SQLite instead, and counts the server's 5xx.
+`--chaos` kills a worker, PostgreSQL, the Prefect server and the controller in its middle, and starts them again.
 Exit code 1 when the sweep did not keep a promise.
 """
 
@@ -32,6 +33,7 @@ from tests.benchmarks import plain_subflows, this_machine
 from tests.benchmarks.result import Result, Table, save, show
 from tests.benchmarks.watch import ProcessWatch
 from tests.e2e.product import CHECKOUT, Product, Running
+from tests.flows.chaos import chaos
 from tests.flows.installation import Installation
 
 MOST_PASSES = 12
@@ -75,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--faults", type=float, default=0.02, help="rate of each class of faults")
     parser.add_argument("--plain", type=int, default=200, help="plain subflows for the comparison; 0 for none")
     parser.add_argument("--minutes", type=float, default=30.0, help="the sweep must end within them")
+    parser.add_argument("--chaos", action="store_true", help="kill everything in the middle, and start it again")
     parser.add_argument("--inline", action="store_true", help="one process, SQLite")
     parser.add_argument("--keep", action="store_true", help="leave the folder, with all logs")
     return parser
@@ -120,6 +123,17 @@ def _fleet(args: argparse.Namespace, folder: Path, result: Result) -> list[str]:
             fleet.start_worker(args.limit)
         prefect_db = sa.create_engine(fleet.postgres.url("psycopg", "prefect"))
         before = _database_sizes(fleet)
+        if args.chaos:
+            survived = chaos(
+                fleet, str(folder / "tiny.yaml"), args.servers, landed_first=args.servers // 10, paced=True
+            )
+            result.findings.append(
+                f"killed with {survived.n_landed_before} of {args.servers} server runs landed and "
+                f"{len(survived.samples)} cells measured; refused {survived.n_refused} early restarts"
+            )
+            after = product.samples()
+            lost = [key for key, seconds in survived.samples.items() if after.get(key) != seconds]
+            return [*(f"LOST: {key}" for key in lost), *judge(product, args.servers, result)]
         with ProcessWatch(roots, role_of) as seen:
             began = time.monotonic()
             controller = product.start("run", str(folder / "tiny.yaml"), "--yes", "--fan-out", "workers")
