@@ -6,6 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tasks.domain import actions as act
 from tasks.domain.burst import CREDITS, SHARED, Burst, burst_of, sustained
@@ -247,3 +249,44 @@ def test_a_speed_that_falls_is_a_burst_with_a_baseline() -> None:
 )
 def test_server_types_that_are_fast_only_for_a_while(vendor: str, server: str, expected: Burst | None) -> None:
     assert burst_of(vendor, server) == expected
+
+
+EVERYTHING = {"anchor": True, "threads": True, "depth": [512], "combined": [[128, 16]], "kv_types": ["q8_0"],
+              "sustain_s": 20.0}  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.floats(1.0, 1e5),
+    st.sampled_from([0.5e6, 50e6, 500e6]),
+    st.sampled_from(["off", "pause", "auto"]),
+    st.sets(st.sampled_from(["anchor", "threads", "depth", "combined", "kv_type", "sustain"])),
+    st.floats(0.02, 3.0),
+    st.floats(0.1, 40.0),
+)
+def test_whatever_runs_beside_the_ladder_money_holds_and_every_cell_ends_once(
+    speed: float, link: float, guard: str, hanging: set[str], max_usd: float, price: float
+) -> None:
+    """Machines of any speed, of which any kind of variant may hang for ever."""
+    plan = replace(make_plan(guard=guard, price=price, max_usd=max_usd), variants=EVERYTHING)
+    machine = Machine(
+        lambda cell: speed / (16 / cell.n_tokens + 1),
+        headers=models_of(plan),
+        link_bytes_per_s=link,
+        hardware=CORES,
+        variants={kind: (True, []) for kind in hanging},
+    )
+    trace = Driver(plan, DynamicPolicy(), machine).run()
+    assert [r.cell for r in trace.results] == list(plan.cells())
+    assert all(r.reason is not Reason.SERVER_FAILED for r in trace.results)
+    over = plan.teardown_reserve_s * price / 3600 > max_usd
+    assert (trace.end_s + plan.teardown_reserve_s) * price / 3600 <= max_usd or (over and trace.end_s == 0.0)
+    begun = [a for _, a in trace.actions if isinstance(a, (act.StartBench, act.StartVariant, act.RemoveModel))]
+    gone: set[str] = set()
+    for action in begun:
+        if isinstance(action, act.RemoveModel):
+            assert action.model not in gone, "a file is removed once"
+            gone.add(action.model)
+        else:
+            model = action.model if isinstance(action, act.StartBench) else action.variant.model
+            assert model not in gone, "nothing runs whose file is gone"
