@@ -20,7 +20,7 @@ from tasks.planning import PreparedSweep
 from tasks.threads import in_thread
 from tasks.wiring import Services
 
-# Prefect on SQLite answers 503 when more than a few subflows start at once (measured: 34 of 250 were lost).
+# On SQLite one writes at a time, so more would only wait; a client gives up after a minute.
 STARTS_AT_ONCE = 4
 STARTS_AT_ONCE_ON_WORKERS = 16
 """Where there are workers, Prefect has PostgreSQL; its client has 16 connections."""

@@ -33,18 +33,19 @@ class VendorLimits:
 
 
 DEFAULTS: Mapping[str, VendorLimits] = {
-    # RunInstances: a bucket of its own that refills at 2 a second; the usual first vCPU quota is what binds.
+    # RunInstances: a bucket of its own that refills at 2 a second, one call a server; the first vCPU quota binds.
     "aws": VendorLimits(alive=200, creates_per_s=2.0, burst=50),
-    # ARM writes: 10 a second per subscription and region, and one server takes six of them.
+    # ARM writes: 10 a second per subscription and region; of the 68 calls of a run five are writes, and one a delete.
     "azure": VendorLimits(alive=200, creates_per_s=1.5, burst=20),
-    # 1,500 a minute for the default group; a create, its operation and its polls take about ten.
+    # 1,500 a minute for the default group, of which a server run takes 43.
     "gcp": VendorLimits(alive=200, creates_per_s=2.0, burst=50),
-    # 3,600 an hour and project; a server takes about thirty calls from create to proof.
+    # 3,600 an hour and project; a server run takes 19 calls, and one more for each poll while it boots longer.
     "hetzner": VendorLimits(alive=25, creates_per_s=0.03, burst=10),
     # No figure is published: gentle.
     "upcloud": VendorLimits(alive=20, creates_per_s=0.2, burst=5),
 }
-"""From the vendors' published API limits (docs/vendors/), with the calls that one server run takes."""
+"""From the vendors' published API limits (docs/vendors/), and the calls that one server run takes at the emulators
+(`python -m tests.benchmarks.vendor_calls`)."""
 
 
 def alive_name(vendor: str) -> str:

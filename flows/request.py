@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from tasks.presets import preset_names
 from tasks.settings import Settings
 
-INLINE_SERVERS = 100
-"""Server runs in one process, with Prefect on SQLite: measured without a single 503 up to 200 (docs/scale.md)."""
+INLINE_SERVERS = 200
+"""Server runs in one process, with Prefect on SQLite: measured without a single 5xx (docs/scale.md)."""
 
 
 class SweepRequest(BaseModel):

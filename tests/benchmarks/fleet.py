@@ -122,7 +122,7 @@ def _fleet(args: argparse.Namespace, folder: Path, result: Result) -> list[str]:
         for _ in range(args.workers):
             fleet.start_worker(args.limit)
         prefect_db = sa.create_engine(fleet.postgres.url("psycopg", "prefect"))
-        before = _database_sizes(fleet)
+        before, commits_before = _database_sizes(fleet), _ledger_commits(fleet)
         if args.chaos:
             survived = chaos(
                 fleet, str(folder / "tiny.yaml"), args.servers, landed_first=args.servers // 10, paced=True
@@ -147,6 +147,8 @@ def _fleet(args: argparse.Namespace, folder: Path, result: Result) -> list[str]:
         _tell_processes(result, seen, args.servers)
         _tell_databases(result, before, _database_sizes(fleet), args.servers)
         result.raw["rows"] = _rows(prefect_db)
+        n_commits = _ledger_commits(fleet) - commits_before
+        result.findings.append(f"{n_commits / args.servers:.0f} transactions of the ledger per server run")
         result.findings.append(f"{args.servers} servers in {took_s:.0f} s")
         problems = judge(product, args.servers, result)
         if args.plain:
@@ -296,6 +298,12 @@ def _database_sizes(fleet: Installation) -> dict[str, int]:
             name: db.execute(sa.text(f"SELECT pg_database_size('{name}')")).scalar_one()
             for name in ("prefect", "ledger")
         }
+
+
+def _ledger_commits(fleet: Installation) -> int:
+    sql = "SELECT xact_commit FROM pg_stat_database WHERE datname = 'ledger'"
+    with sa.create_engine(fleet.postgres.url("psycopg", "postgres")).connect() as db:
+        return int(db.execute(sa.text(sql)).scalar_one())
 
 
 def _tell_databases(result: Result, before: dict[str, int], after: dict[str, int], n_servers: int) -> None:
