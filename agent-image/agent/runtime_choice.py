@@ -76,13 +76,14 @@ def choose_runtime(
     choice = Choice()
     faults: dict[str, Fault] = {}
     chosen: Build | None = None
-    of_every_gpu_build: Fault | None = None  # the GPU's own fault, which no other build for it would mend
+    of_gpus: dict[Any, Fault] = {}  # a GPU's own fault, which no other build with the same needs would mend
     model = write_probe_model(folder)
     ordered = in_order(builds, machine)
     for build in ordered:
         if chosen is not None and chosen.on_gpu and build.on_gpu:
             continue  # one that fits the GPU is enough
-        fault = turned_down(build, machine) or (of_every_gpu_build if build.on_gpu else None)
+        needs = (build.backend, build.min_driver, build.compute_capabilities)
+        fault = turned_down(build, machine) or of_gpus.get(needs)
         evidence: dict[str, Any] = {"backend": build.backend}
         if fault is None and chosen is None:
             began_s = clock()
@@ -91,7 +92,7 @@ def choose_runtime(
             evidence.update(_evidence(result, clock() - began_s))
             chosen = build if fault is None else None
             if build.on_gpu and (isinstance(fault, GpuFault) or fault in _NOT_OF_THE_BUILD):
-                of_every_gpu_build = fault
+                of_gpus[needs] = fault
         elif fault is None:
             evidence["not_needed"] = True
         if fault is not None:
