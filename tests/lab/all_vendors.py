@@ -88,12 +88,11 @@ def wide_sweep(lab: Lab) -> list[str]:
 
 def spot_sweep(lab: Lab) -> list[str]:
     """Servers on spot capacity are taken away in the middle, at each vendor that sells it."""
-    running = lab.product.start(
-        "run", "--yes", "-v", lab.preset("spot", SPOT, spot=True, pp=[16, 128, 512, 1024, 2048], tg=[])
-    )
+    slow = lab.preset("spot", SPOT, spot=True, models=["smollm-135m"], pp=[16, 128, 512, 1024], tg=[16, 128])
+    running = lab.product.start("run", "--yes", "-v", slow)
     for name in SPOT:
         vendor, _, server = name.partition("/")
-        when(running, f"{server}: run tiny-15m pp128", lambda vendor=vendor: take_back(lab, vendor))  # type: ignore[misc]
+        when(running, f"{server}: run smollm-135m pp128", lambda vendor=vendor: take_back(lab, vendor))  # type: ignore[misc]
     done = running.end(PATIENCE_S)
     sys.stdout.write(done.out)
     runs = lab.product.query("SELECT vendor, server, outcome, reason FROM v_server_runs WHERE spot")
@@ -158,8 +157,9 @@ def sweep_all(folder: Path, chosen: Sequence[str]) -> int:
         foreign, problems = lab.foreign(), []
         for name in chosen or PARTS:
             began_s = time.monotonic()
-            problems += PARTS[name](lab)
-            sys.stdout.write(f"{name}: {time.monotonic() - began_s:.0f} s\n")
+            found = PARTS[name](lab)
+            problems += found
+            sys.stdout.write(f"{name}: {time.monotonic() - began_s:.0f} s, {len(found)} problems\n")
         proof = lab.product.run("leaks")
         sys.stdout.write(proof.out)
         if proof.rc:
