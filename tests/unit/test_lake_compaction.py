@@ -109,7 +109,9 @@ compact(sys.argv[1], min_files=2)
 """
 
 
-@pytest.mark.parametrize(("point", "n"), [("replace", 1), ("replace", 10), ("unlink", 1), ("unlink", 3), ("unlink", 20)])
+@pytest.mark.parametrize(
+    ("point", "n"), [("replace", 1), ("replace", len(TABLES)), ("unlink", 1), ("unlink", 3), ("unlink", 20)]
+)
 def test_killed_at_any_step_it_shows_the_same_and_is_finished_by_the_next(tmp_path: Path, point: str, n: int) -> None:
     before = shown(fill(tmp_path))
     done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), point, str(n)], cwd=ROOT, check=False)
