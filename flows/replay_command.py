@@ -117,7 +117,9 @@ def _show_twins(found: TwinCheck) -> None:
         f"Twins first, {chosen.usd:,.2f} USD ({found.usd_share:.1%} of the record): {len(chosen.measured)} servers "
         f"measured, {len(chosen.predicted)} predicted, {len(chosen.unreached)} left out.\n"
         f"Error over {found.n_cells_predicted:,} cells that were not run: median {found.error_p50:.1%}, "
-        f"p90 {found.error_p90:.0%}. Intervals, fitted on the other half of the groups: {held}."
+        f"p90 {found.error_p90:.0%}; over the {found.n_calm:,} beside which nothing was downloaded: "
+        f"median {found.calm_p50:.1%}, p90 {found.calm_p90:.0%}.\n"
+        f"Intervals, fitted on the other half of the groups: {held}."
     )
 
 

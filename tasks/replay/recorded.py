@@ -45,7 +45,8 @@ class RecordedRun:
     """One run of one server as far as its ladder went: models that it never came to are left out.
 
     head_s: until its program began (image pull, container start). tail_s: after its last activity.
-    bytes_downloaded: of every model, those that the ladder never came to included.
+    bytes_downloaded: of every model, those that the ladder never came to included. calm: calls beside which nothing was
+    downloaded.
     """
 
     vendor: str
@@ -68,6 +69,7 @@ class RecordedRun:
     bytes_downloaded: int = 0
     calls: dict[Cell, RecordedCall] = field(default_factory=dict)
     is_april: bool = False
+    calm: frozenset[Cell] = frozenset()
 
     @property
     def key(self) -> tuple[str, str, int]:

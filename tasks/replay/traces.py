@@ -90,7 +90,20 @@ def _run(raw: dict[str, Any], downloads: pl.DataFrame, benches: pl.DataFrame) ->
         ),
         calls=calls,
         is_april=bool(raw["in_apr2025"]),
+        calm=calm_calls(calls, list(downloads.iter_rows(named=True)), raw["wall_s"]),
     )
+
+
+def calm_calls(calls: dict[Cell, RecordedCall], downloads: list[dict[str, Any]], wall_s: float) -> frozenset[Cell]:
+    """Ok calls beside which nothing was downloaded; a download without an end went on to the run's end."""
+    spans = [(d["started"], wall_s if d["finished"] is None else d["finished"]) for d in downloads]
+    moving = [(since_s, until_s) for since_s, until_s in spans if since_s is not None]
+
+    def alone(call: RecordedCall) -> bool:
+        ends_s = call.started_s + call.wall_s
+        return not any(since_s < ends_s and until_s > call.started_s for since_s, until_s in moving)
+
+    return frozenset(cell for cell, call in calls.items() if call.status == OK and alone(call))
 
 
 def _call(row: dict[str, Any]) -> RecordedCall:

@@ -24,6 +24,7 @@ MEASURED_SHARE = 0.5
 class TwinCheck:
     """errors: relative, one per cell of a server that was not run and whose twin measured the cell.
 
+    calm_*: of those cells beside which neither server downloaded anything.
     reliability: for each claimed coverage, the share of those cells inside the interval as shipped; unseen: inside one
     that was fitted on the other half of the groups.
     """
@@ -34,6 +35,9 @@ class TwinCheck:
     n_cells_predicted: int
     error_p50: float
     error_p90: float
+    n_calm: int
+    calm_p50: float
+    calm_p90: float
     quantiles: Mapping[float, float]
     reliability: Mapping[float, float]
     unseen: Mapping[float, float]
@@ -58,19 +62,25 @@ def check_twins(
     by_name = {f"{r.vendor}/{r.server}": r for r, _ in kept}
     cost = {f"{r.vendor}/{r.server}": s.replayed_s / 3600 * (r.usd_per_hour or 0.0) for r, s in kept}
     selection = select([machine_of(r) for r, _ in kept], lambda m: cost[m.name], max_usd)
-    logs, halves, n_not_run = [], [], 0
+    logs: list[float] = []
+    calm: list[float] = []
+    halves: list[int] = []
+    n_not_run = 0
     for choice in selection.choices:
         if choice.measure:
             continue
-        own = speeds_of(by_name[choice.machine.name])
+        run = by_name[choice.machine.name]
+        own = speeds_of(run)
         n_not_run += len(own)
         if choice.from_ is None:
             continue
-        twin = speeds_of(by_name[choice.from_.name])
-        found = [abs(math.log(v / twin[cell])) for cell, v in own.items() if cell in twin]
-        logs += found
+        of_twin = by_name[choice.from_.name]
+        twin = speeds_of(of_twin)
+        found = {cell: abs(math.log(v / twin[cell])) for cell, v in own.items() if cell in twin}
+        logs += found.values()
+        calm += [log for cell, log in found.items() if cell in run.calm and cell in of_twin.calm]
         halves += [zlib.crc32(repr(choice.machine.key).encode()) % 2] * len(found)
-    off, half = np.array(logs or [0.0]), np.array(halves or [0])
+    off, half, quiet = np.array(logs or [0.0]), np.array(halves or [0]), np.array(calm or [0.0])
     return TwinCheck(
         selection=selection,
         recorded_usd=sum(r.usd or 0.0 for r, _ in kept),
@@ -78,6 +88,9 @@ def check_twins(
         n_cells_predicted=len(logs),
         error_p50=float(np.expm1(np.quantile(off, 0.5))),
         error_p90=float(np.expm1(np.quantile(off, 0.9))),
+        n_calm=len(calm),
+        calm_p50=float(np.expm1(np.quantile(quiet, 0.5))),
+        calm_p90=float(np.expm1(np.quantile(quiet, 0.9))),
         quantiles={c: float(np.quantile(off, c)) for c in COVERAGES},
         reliability={c: float(np.mean(off <= intervals[c])) for c in COVERAGES},
         unseen={c: _held_elsewhere(off, half, c) for c in COVERAGES},

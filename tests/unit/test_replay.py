@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from tasks.domain.cells import Cell, Reason
+from tasks.domain.choose import TWIN_INTERVALS
 from tasks.domain.classic import ClassicPolicy
 from tasks.domain.dynamic import DynamicPolicy
 from tasks.domain.errors import ConfigError
@@ -19,8 +20,9 @@ from tasks.replay.recorded import FAILED, OK, TIMED_OUT, UNTRIED, RecordedCall, 
 from tasks.replay.replaying import Setting, replay, replay_run, replay_taught, replay_unseen
 from tasks.replay.report import report, write_cells
 from tasks.replay.score import RunScore
-from tasks.replay.traces import read_traces
+from tasks.replay.traces import calm_calls, read_traces
 from tasks.replay.truth import SpeedRatios
+from tasks.replay.twin_check import check_twins
 from tests.recorded_runs import FAST, HEAD_S, LOAD_S, SLOW, TAIL_S, record
 
 HEADERS = headers_of()
@@ -142,6 +144,29 @@ def test_the_first_of_each_twin_group_is_replayed_as_if_nothing_were_known(unsee
     alone = replay_unseen(runs, setting, n_processes=1) if unseen else replay(runs, setting, n_processes=1)
     assert scores[:2] == alone[:2]
     assert all(c.is_ok for s in scores for c in s.cells if c.was_ok)
+
+
+def test_calls_beside_a_download_are_told_from_calm_ones():
+    run = record(FAST)
+    first, *rest = sorted((c for c in run.calls), key=lambda c: run.calls[c].started_s)
+    began_s, second_s = run.calls[first].started_s, run.calls[rest[0]].started_s
+    brief = {"started": began_s - 5.0, "finished": began_s + 0.1}
+    assert calm_calls(run.calls, [brief], run.wall_s) == frozenset(rest)
+    never_done = {"started": second_s, "finished": None}
+    assert calm_calls(run.calls, [never_done], run.wall_s) == {first}
+    assert calm_calls(run.calls, [{"started": None, "finished": None}], run.wall_s) == {first, *rest}
+
+
+def test_the_error_of_twins_is_told_apart_for_calm_cells():
+    one, other = replace(record(FAST), server="a"), replace(record(FAST), server="b", usd_per_hour=9.0)
+    quiet = Cell("smollm-135m", "pp", 16)
+    calls = {c: call if c == quiet else replace(call, samples_s=tuple(2 * s for s in call.samples_s))
+             for c, call in other.calls.items()}  # fmt: skip
+    runs = [replace(one, calm=frozenset(one.calls)), replace(other, calls=calls, calm=frozenset({quiet}))]
+    found = check_twins(runs, replay(runs, Setting(DynamicPolicy(), HEADERS), n_processes=1), 0.3, TWIN_INTERVALS)
+    assert [c.machine.server for c in found.selection.measured] == ["a"]
+    assert (found.n_calm, found.calm_p50) == (1, 0.0)
+    assert found.n_cells_predicted == len(calls) and found.error_p50 == pytest.approx(1.0)
 
 
 def test_many_runs_are_reported_by_vendor_model_and_task(tmp_path: Path):
