@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import count
 
 from tests.chaos.census import Site, call_sites
@@ -111,6 +112,7 @@ def _run(
     return trap
 
 
+@cache
 def speaks_http(vendor: str) -> bool:
     """Whether the vendor's calls are HTTP requests of this process."""
     trap = Trap()
