@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from tasks.domain.errors import ConfigError, TokensweepError
 
 PROGRAMS = ("buildah", "podman", "runc")
 IN_MEMORY = "/dev/shm"  # noqa: S108
+REMOVE_TIMEOUT_S = 60.0
 CGROUPS = Path("/sys/fs/cgroup")
 ROOM_BYTES = 3_000_000_000  # base, compiler and stages of a CPU image
 INSTALL = "apt-get install --no-install-recommends buildah podman runc mmdebstrap"
@@ -126,7 +128,7 @@ def private_store(log: Path, room_bytes: int = ROOM_BYTES) -> Iterator[Store]:
         )
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_text("")
-    folder = Path(tempfile.mkdtemp(prefix="tokensweep-image-", dir=_where(room_bytes)))
+    folder = Path(tempfile.mkdtemp(prefix=f"tokensweep-image-{os.getpid()}-", dir=_where(room_bytes)))
     (folder / "containers.conf").write_text(CONFIGURATION.format(tmp=folder / "podman"), encoding="utf-8")
     own = {"TMPDIR": str(folder), "CONTAINERS_CONF": str(folder / "containers.conf"), "BUILDAH_ISOLATION": "chroot"}
     store = Store(folder, log, {**os.environ, **own})
@@ -137,11 +139,12 @@ def private_store(log: Path, room_bytes: int = ROOM_BYTES) -> Iterator[Store]:
         for command in (store.podman("rm", "--all", "--force"), ["buildah", *store.options(), "rm", "--all"]):
             subprocess.run(command, capture_output=True, env=store.environment)
         _unmount_below(folder)
-        shutil.rmtree(folder)
+        _remove(folder)
         for cgroup in _podman_cgroups() - cgroups_before:
-            for empty in sorted((path for path in cgroup.rglob("*") if path.is_dir()), reverse=True):
-                empty.rmdir()
-            cgroup.rmdir()
+            with suppress(OSError):  # somebody else's podman uses it too
+                for empty in sorted((path for path in cgroup.rglob("*") if path.is_dir()), reverse=True):
+                    empty.rmdir()
+                cgroup.rmdir()
 
 
 def _podman_cgroups() -> set[Path]:
@@ -166,6 +169,16 @@ def _kill_session(session: int) -> None:
         with suppress(OSError):
             if os.getsid(int(entry.name)) == session:
                 os.kill(int(entry.name), signal.SIGKILL)
+
+
+def _remove(folder: Path) -> None:
+    """What was killed a moment ago may still be writing there."""
+    gives_up_s = time.monotonic() + REMOVE_TIMEOUT_S
+    while folder.exists():
+        shutil.rmtree(folder, ignore_errors=time.monotonic() < gives_up_s)
+        if folder.exists():
+            time.sleep(0.2)
+            _unmount_below(folder)
 
 
 def _unmount_below(folder: Path) -> None:

@@ -9,9 +9,11 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -41,18 +43,23 @@ def order(tmp_path_factory: pytest.TempPathFactory) -> Order:
     return Order((arch,), runtime="cache", out=tmp_path_factory.mktemp("dist"))
 
 
-def traces() -> set[str]:
-    """What a build could leave on this machine."""
+def folders(pid: int | str) -> set[str]:
+    """What a process has in its private place, and what is mounted there."""
     mounts = {line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()}
-    found = {mount for mount in mounts if "tokensweep-image-" in mount}
-    for folder in ("/tmp", IN_MEMORY):
-        found |= {str(path) for path in Path(folder).glob("tokensweep-image-*")}
-    found |= {str(path) for path in Path("/sys/fs/cgroup").glob("**/libpod*")}
+    found = {mount for mount in mounts if f"tokensweep-image-{pid}-" in mount}
+    for folder in (tempfile.gettempdir(), IN_MEMORY):
+        found |= {str(path) for path in Path(folder).glob(f"tokensweep-image-{pid}-*")}
+    return found
+
+
+def shared() -> set[str]:
+    """What podman keeps outside of it, if it is let."""
+    found = {str(path) for path in Path("/sys/fs/cgroup").glob("**/libpod*")}
     return found | {str(path) for path in Path("/var/lib/containers").glob("storage/*")}
 
 
 def test_the_image_measures_and_the_build_leaves_nothing_but_its_files(order: Order, engine_cache: Path) -> None:
-    before = traces()
+    before, alone = shared(), not folders("*")
     try:
         lines = "\n".join(carry_out(order))
     except ConfigError as exc:
@@ -60,8 +67,10 @@ def test_the_image_measures_and_the_build_leaves_nothing_but_its_files(order: Or
             pytest.skip(f"no Debian packages can be had here: {exc}")
         raise
     finally:
-        left = traces() - before
+        left = folders(os.getpid())
     assert left == set()
+    if alone and not folders("*"):  # another build's containers would be among them
+        assert shared() - before == set()
 
     (arch,) = order.archs
     assert f"cpu {arch}: measured 2 cells" in lines
@@ -75,11 +84,21 @@ def test_the_image_measures_and_the_build_leaves_nothing_but_its_files(order: Or
 
 
 def test_a_base_that_cannot_be_had_is_said_and_nothing_stays(order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = traces()
     monkeypatch.setattr("image_base.RELEASE", "no-such-release")
     with pytest.raises(ConfigError, match="mmdebstrap could not make a Debian no-such-release"):
         carry_out(order)
-    assert traces() - before == set()
+    assert folders(os.getpid()) == set()
+
+
+def test_a_build_that_is_ended_leaves_nothing(order: Order) -> None:
+    command = [sys.executable, AGENT_IMAGE / "build_image.py", "--arch", *order.archs, "--runtime", "cache"]
+    with subprocess.Popen([*command, "--out", order.out], stderr=subprocess.PIPE, text=True) as build:
+        assert build.stderr is not None
+        assert any("make the builder's base" in line for line in build.stderr)
+        assert folders(build.pid) != set(), "it has begun"
+        build.terminate()
+        assert build.wait(timeout=120) == 128 + signal.SIGTERM
+    assert folders(build.pid) == set()
 
 
 def test_an_ordinary_user_is_told_what_to_do(order: Order, tmp_path: Path) -> None:
