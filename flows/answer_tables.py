@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import humanize
+from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
@@ -23,40 +25,64 @@ def best(rows: Sequence[Row], title: str, n_all: int, fastest: Row | None) -> No
         if fastest:
             out.print(f"Fastest: {fastest['vendor']}/{fastest['server']} with {_speed(fastest['tok_per_s'])} tokens/s.")
         return
-    table = Table(title=f"{escape(title)}: cheapest first", title_justify="left")
-    for name, right in (
-        ("server", 0), ("place", 0), ("USD/h", 1), ("tokens/s", 1), ("±", 1), ("n", 1), ("USD/1M tokens", 1),
-        ("× best", 1), ("measured", 0), ("price read", 0), ("flags", 0),
-    ):  # fmt: skip
-        table.add_column(name, justify="right" if right else "left")
-    for r in rows:
-        sure = r.get("sure")
-        table.add_row(
-            f"{r['vendor']}/{r['server']}",
-            r["place"] or "",
-            _usd(r["price_usd_per_hour"]),
-            _speed(r["tok_per_s"]) + ("" if sure is not False else " [yellow]?[/yellow]"),
-            "" if r.get("half_width_pct") is None else f"{r['half_width_pct']:.1f} %",
-            str(r.get("n_samples", "")),
-            "" if r["usd_per_mtok"] is None else f"{r['usd_per_mtok']:.3g}",
-            "" if r["ratio_to_best"] is None else f"{r['ratio_to_best']:.2f}",
-            _day(r["observed_at"]),
-            _day(r["price_read_at"]),
-            _flags(r.get("flags") or ("random_weights" if r["weights"] == "random" else "")),
-        )
-    out.print(table)
+    shown = [
+        {
+            "server": f"[bold]{r['vendor']}/{r['server']}[/bold]{' *' if r.get('on_frontier') else ''}",
+            "runs on": escape(_hardware(r.get("runs_on") or "")),
+            "place": r["place"] or "",
+            "> USD/h": _usd(r["price_usd_per_hour"]),
+            "> tokens/s": _speed(r["tok_per_s"]) + ("" if r.get("sure") is not False else " [yellow]?[/yellow]"),
+            "> ±": "" if r.get("half_width_pct") is None else f"{r['half_width_pct']:.1f} %",
+            "> n": str(r.get("n_samples") or ""),
+            "> USD/1M tokens": "" if r["usd_per_mtok"] is None else f"{r['usd_per_mtok']:.3f}",
+            "> × best": "" if r["ratio_to_best"] is None else f"{r['ratio_to_best']:.2f}",
+            "measured": _day(r["observed_at"]),
+            "price read": _day(r["price_read_at"]),
+            "flags": _flags(r.get("flags") or ("random_weights" if r["weights"] == "random" else "")),
+        }
+        for r in rows
+    ]
+    out.print(_table(f"{escape(title)}: cheapest first", shown))
     if n_all > len(rows):
-        out.print(f"{n_all - len(rows)} more: --limit {n_all}")
-    out.print("Single sequence. ±: half the 95 % interval; ?: its lower end is below the wanted speed. " + FLAGS_LEGEND)
+        out.print(f"{n_all - len(rows):,} more: --limit {n_all}")
+    said = ["One sequence at a time.", "±: half the 95 % interval of the mean."]
+    if any(r.get("on_frontier") for r in rows):
+        said.append("*: faster than all that cost no more.")
+    if any(r.get("sure") is False for r in rows):
+        said.append("?: the interval reaches below the wanted speed.")
+    if all(r["price_read_at"] is None for r in rows):
+        said.append("These prices are of no known day.")
+    if any(r.get("flags") for r in rows):
+        said.append(FLAGS_LEGEND)
+    out.print(" ".join(said), style="dim")
+
+
+def _table(title: str, rows: Sequence[Mapping[str, str]]) -> Table:
+    """Columns that say nothing in any row are left out; those whose name begins with > are numbers."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    names = [name for name in rows[0] if any(row[name] for row in rows)]
+    for name in names:
+        table.add_column(name.removeprefix("> "), justify="right" if name.startswith("> ") else "left")
+    for row in rows:
+        table.add_row(*(row[name] for name in names))
+    return table
+
+
+def _hardware(text: str) -> str:
+    """What makers write into names of processors and nobody needs."""
+    return re.sub(r"\((R|TM)\)|( \d+-Core)? Processor\b| CPU @ [\d.]+GHz|^NVIDIA | CPU$", "", text).replace("  ", " ")
 
 
 def comparison(found: Any) -> None:
-    table = Table(title="Median tokens/s ± standard deviation; ratio to the first server", title_justify="left")
+    title = "Median tokens/s ± standard deviation; ratio to the first server"
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("model")
     table.add_column("cell")
     for name in found.servers:
         price = found.usd_per_hour.get(name)
-        table.add_column(f"{name}\n{'' if price is None else f'{price:.4g} USD/h'}", justify="right")
+        table.add_column(
+            f"{name}\n[dim]{'no price' if price is None else f'{_usd(price)} USD/h'}[/dim]", justify="right"
+        )
     last = ""
     for cell in found.cells:
         if last and cell["model"] != last:
@@ -74,7 +100,16 @@ def comparison(found: Any) -> None:
     ratios = [f"{found.overall[name]:.2f}×" if name in found.overall else "" for name in found.servers]
     table.add_row("geometric mean", "", *ratios)
     out.print(table)
-    out.print("≈: the 95 % intervals meet, the difference may be noise. ↓: another one here is as fast for less money.")
+    shown = [row for cell in found.cells for row in cell["servers"].values()]
+    said = []
+    if any(row["within_noise"] for row in shown):
+        said.append("≈: the 95 % intervals meet, the difference may be noise.")
+    if any(row["dominated"] for row in shown):
+        said.append("↓: another one here is as fast for less money.")
+    if any(_suspicious(row) for row in shown):
+        said.append("!: flagged; " + FLAGS_LEGEND[0].lower() + FLAGS_LEGEND[1:])
+    if said:
+        out.print(" ".join(said), style="dim")
     if any(cell["weights"] == "random" for cell in found.cells):
         out.print("* weights = random: files of the real architecture made here; speed is real, text is not.")
 
@@ -85,11 +120,15 @@ def _compared(row: Row | None, is_base: bool) -> str:
     spread = "" if row["sd"] is None else f" ± {_speed(row['sd'])}"
     ratio = "" if is_base else f"  {row['ratio']:.2f}×"
     noise = " ≈" if row["within_noise"] else ""
-    flag = " [yellow]![/yellow]" if (row["flags"] or "").replace("random_weights", "").strip() else ""
+    flag = " [yellow]![/yellow]" if _suspicious(row) else ""
     return f"{_speed(row['tok_per_s'])}{spread}{ratio}{noise}{' ↓' if row['dominated'] else ''}{flag}"
 
 
-def coverage(rows: Sequence[Row]) -> None:
+def _suspicious(row: Row) -> bool:
+    return bool((row["flags"] or "").replace("random_weights", "").strip())
+
+
+def coverage(rows: Sequence[Row], limit: int) -> None:
     if not rows:
         out.print("There is nothing in the lake to cover yet.")
         return
@@ -97,33 +136,63 @@ def coverage(rows: Sequence[Row]) -> None:
     servers: dict[tuple[str, str], dict[str, Row]] = {}
     for r in rows:
         servers.setdefault((r["vendor"], r["server"]), {})[r["model"]] = r
-    table = Table(
-        title=f"Coverage of {rows[0]['sweep_id']}: measured cells of each plan, or why not", title_justify="left"
-    )
+    title = f"Coverage of {rows[0]['sweep_id']}: measured cells of each plan, or why not"
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("server")
     for model in models:
         size = max((r["model_bytes"] or 0 for r in rows if r["model"] == model), default=0)
         table.add_column(f"{model}\n[dim]{humanize.naturalsize(size)}[/dim]")
-    for (vendor, server), cells in servers.items():
+    for (vendor, server), cells in list(servers.items())[:limit]:
         table.add_row(f"{vendor}/{server}", *(_covered(cells.get(model)) for model in models))
     out.print(table)
+    if len(servers) > limit:
+        out.print(f"{len(servers) - limit:,} more: --limit {len(servers)}, or --vendor NAME")
+    if len({vendor for vendor, _ in servers}) > 1:
+        out.print(_by_vendor(rows))
     n_cells, n_measured = sum(r["n_cells"] for r in rows), sum(r["n_measured"] for r in rows)
+    out.print(f"{n_measured:,} of {n_cells:,} cells measured on {len(servers):,} servers.")
     reasons = Counter(r["main_reason"] for r in rows if r["main_reason"])
-    out.print(f"{n_measured} of {n_cells} cells measured on {len(servers)} servers.")
     if reasons:
-        counted = ", ".join(f"{reason} {n}" for reason, n in reasons.most_common())
+        counted = ", ".join(f"{_words(reason)} {n:,}" for reason, n in reasons.most_common())
         out.print(f"Main reason where something is missing, by server and model: {counted}.")
+
+
+def _by_vendor(rows: Sequence[Row]) -> Table:
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row["vendor"], []).append(row)
+    return _table(
+        "By vendor",
+        [
+            {
+                "vendor": vendor,
+                "> servers": f"{len({r['server'] for r in some}):,}",
+                "> with a measurement": f"{len({r['server'] for r in some if r['n_measured']}):,}",
+                "> cells": f"{sum(r['n_cells'] for r in some):,}",
+                "> measured": f"{sum(r['n_measured'] for r in some) / sum(r['n_cells'] for r in some):.0%}",
+                "most often missing": _words(
+                    next((r for r, _ in Counter(r["main_reason"] for r in some if r["main_reason"]).most_common(1)), "")
+                ),
+            }
+            for vendor, some in sorted(found.items())
+        ],
+    )
 
 
 def _covered(row: Row | None) -> str:
     if row is None:
         return "[dim]not planned[/dim]"
+    reason = _words(row["main_reason"]).replace("shorter cell too slow", "shorter too slow")
     if row["n_measured"] == row["n_cells"]:
         return f"[green]✓ {row['n_measured']}[/green]"
     if row["n_measured"]:
-        return f"{row['n_measured']}/{row['n_cells']} [yellow]{row['main_reason']}[/yellow]"
-    bad = row["n_failed"] or row["n_not_reached"]
-    return f"[red]✗ {row['main_reason']}[/red]" if bad else f"[yellow]– {row['main_reason']}[/yellow]"
+        return f"{row['n_measured']}/{row['n_cells']} [yellow]{reason}[/yellow]"
+    bad = row["n_failed"] + row["n_not_reached"] >= row["n_cells"] / 2
+    return f"[red]✗ {reason}[/red]" if bad else f"[yellow]– {reason}[/yellow]"
+
+
+def _words(reason: str | None) -> str:
+    return (reason or "").replace("_", " ")
 
 
 def _speed(value: float) -> str:
@@ -131,7 +200,8 @@ def _speed(value: float) -> str:
 
 
 def _usd(value: Any) -> str:
-    return "unknown" if value is None else f"{float(value):.4g}"
+    """Four decimals, and more only for what is smaller: the digits of a column stand under each other."""
+    return "unknown" if value is None else f"{float(value):.4f}" if float(value) >= 0.001 else f"{float(value):.2g}"
 
 
 def _day(value: datetime | None) -> str:

@@ -84,6 +84,7 @@ def compare(
 def coverage(
     sweep: Annotated[str, typer.Option("--sweep", help="A sweep's id; the newest one if left out.")] = "",
     vendor: Vendor = "",
+    limit: Annotated[int, typer.Option(help="Servers of the table; --json and --csv give all.")] = 40,
     as_json: Json = False,
     as_csv: Csv = False,
 ) -> None:
@@ -94,7 +95,7 @@ def coverage(
     with _lake() as lake:
         rows = coverage_rows(lake, sweep_id=sweep, vendor=vendor)
     if not _printed(rows, as_json, as_csv):
-        answer_tables.coverage(rows)
+        answer_tables.coverage(rows, limit)
         missing = next((r for r in rows if r["main_reason"]), None)
         if missing:
             render.hint(f"tokensweep explain {missing['server']} --model {missing['model']}")

@@ -15,8 +15,10 @@ import humanize
 import polars as pl
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.prompt import Confirm
+from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
@@ -25,6 +27,7 @@ from tasks.progress import Step, listening
 
 # A pipe or a log file has no width of its own; 80 columns would cut every name.
 PIPE_WIDTH = 180
+TABLE_COLUMNS = 8  # more of them that do not fit are shown one below the other
 ROWS_SHOWN = 60  # of a plan: thousands of rows help nobody on a terminal
 
 
@@ -311,9 +314,30 @@ def frame(data: pl.DataFrame) -> None:
     for name, dtype in data.schema.items():
         table.add_column(name, justify="right" if dtype.is_numeric() else "left")
     for row in data.iter_rows():
-        table.add_row(*("" if v is None else f"{v:.4g}" if isinstance(v, float) else str(v) for v in row))
-    out.print(table)
+        table.add_row(*map(_value, row))
+    if data.width > TABLE_COLUMNS and _wanted_width(table) > out.width:
+        _records(data)
+    else:
+        out.print(table)
     err.print(f"[dim]{data.height} rows[/dim]")
+
+
+def _wanted_width(table: Table) -> int:
+    return Measurement.get(out, out.options.update(max_width=100_000), table).maximum
+
+
+def _records(data: pl.DataFrame) -> None:
+    """One line for each value that is known: what has too many columns to stand side by side."""
+    width = max(map(len, data.columns))
+    for number, row in enumerate(data.iter_rows(named=True), start=1):
+        out.print(Rule(f"row {number}", align="left", style="dim"))
+        for name, value in row.items():
+            if value is not None:
+                out.print(Text.assemble((f"{name:{width}} ", "dim"), _value(value)))
+
+
+def _value(value: object) -> str:
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def reap_report(report: Any, recovered: Sequence[Any]) -> None:

@@ -20,17 +20,39 @@ def best_servers(
 ) -> list[Row]:
     """Servers that reach the speed, cheapest first; with `at`, at the prices of that moment.
 
-    Each row has `ratio_to_best`: how many times the cheapest price per token it costs. Raises ConfigError, naming what
-    there is, for a model or cell that was never measured, and for a moment that is none.
+    Each row has `ratio_to_best`: how many times the cheapest price per token it costs; `on_frontier`: faster than all
+    that cost no more; `runs_on`: its GPUs, else its CPUs. Raises ConfigError, naming what there is, for a model or cell
+    that was never measured, and for a moment that is none.
     """
     _check_cell(lake, model, task, n_tokens)
     macro = "best_for_slo_at(?, ?, ?, ?, CAST(? AS TIMESTAMPTZ))" if at else "best_for_slo(?, ?, ?, ?)"
     parameters = [model, task, n_tokens, min_tok_per_s, *([at] if at else []), vendor, vendor]
     rows = query(lake, f"FROM {macro} WHERE ? = '' OR vendor = ?", parameters).to_dicts()
     known = [r["usd_per_mtok"] for r in rows if r["usd_per_mtok"]]
+    hardware = _hardware(lake) if rows else {}
+    fastest = 0.0
     for row in rows:
         row["ratio_to_best"] = row["usd_per_mtok"] / min(known) if known and row["usd_per_mtok"] else None
+        row["on_frontier"] = row["price_usd_per_hour"] is not None and row["tok_per_s"] > fastest
+        fastest = max(fastest, row["tok_per_s"])
+        row["runs_on"] = hardware.get((row["vendor"], row["server"]))
     return rows
+
+
+def _hardware(lake: Lake) -> dict[tuple[str, str], str]:
+    """What the newest run of each server found in it, for people."""
+    sql = """
+        SELECT vendor, server, arg_max(
+            if(
+                n_gpus > 0,
+                n_gpus || ' × ' || coalesce(gpu_model, 'GPU'),
+                n_cpus || ' × ' || coalesce(cpu_model, 'CPU')
+            ),
+            started_at
+        ) AS runs_on
+        FROM hardware JOIN server_runs USING (sweep_id, server_run_id, vendor, server) GROUP BY ALL
+    """
+    return {(vendor, server): str(text) for vendor, server, text in query(lake, sql).rows() if text}
 
 
 def nearest_miss(lake: Lake, model: str, task: str, n_tokens: int) -> Row | None:
@@ -92,14 +114,26 @@ def compare_servers(lake: Lake, names: Sequence[str], model: str = "") -> Compar
 
 
 def coverage_rows(lake: Lake, *, sweep_id: str = "", vendor: str = "") -> list[Row]:
-    """Rows of v_coverage; of the newest sweep where none is named. Raises ConfigError for one that there is not."""
-    sweeps = query(lake, "SELECT sweep_id FROM v_spend GROUP BY sweep_id ORDER BY max(begun_at) DESC")["sweep_id"]
+    """Rows of v_coverage; where no sweep is named, of the newest one (that has servers of the vendor).
+
+    Raises ConfigError for a sweep that there is not, and for a vendor that is in none.
+    """
+    vendors: dict[str, set[str]] = defaultdict(set)
+    for sweep, name in query(lake, "SELECT sweep_id, vendor FROM v_spend ORDER BY begun_at DESC").rows():
+        vendors[sweep].add(name)
+    sweeps = list(vendors)
+    known = sorted(set().union(*vendors.values()))
+    if vendor and known and vendor not in known:
+        raise ConfigError(
+            f"The lake has no server of {vendor!r}.{_did_you_mean(vendor, known)}",
+            next_step=f"Vendors: {', '.join(known)}.",
+        )
     if sweep_id and sweep_id not in set(sweeps):
         raise ConfigError(
             f"The lake has no sweep {sweep_id!r}.{_did_you_mean(sweep_id, sweeps)}",
-            next_step=f"Newest: {', '.join(list(sweeps)[:5]) or 'none yet'}.",
+            next_step=f"Newest: {', '.join(sweeps[:5]) or 'none yet'}.",
         )
-    wanted = sweep_id or (sweeps[0] if len(sweeps) else "")
+    wanted = sweep_id or next((sweep for sweep in sweeps if not vendor or vendor in vendors[sweep]), "")
     sql = "FROM v_coverage WHERE sweep_id = ? AND (? = '' OR vendor = ?)"
     return query(lake, sql, [wanted, vendor, vendor]).to_dicts()
 

@@ -80,6 +80,51 @@ def test_best_for_people_says_what_to_trust_and_what_next(ask: Any) -> None:
     assert "USD/1M tokens" in shown.stdout and "tokensweep compare local/cheap local/close" in shown.stderr
 
 
+def test_best_marks_the_frontier_names_the_hardware(ask: Any) -> None:
+    arguments = ("best", "--model", "small", "--phase", "tg", "--tokens", "16", "--min-tps", "16")
+    rows = rows_of(ask(*arguments, "--json"))
+    assert [r["on_frontier"] for r in rows] == [True, True, True, False], "the last is slower than a cheaper one"
+    assert all(" × " in r["runs_on"] for r in rows)
+    shown = ask(*arguments).stdout
+    assert "local/fast *" in shown and "aws/dear *" not in shown and rows[0]["runs_on"][:4] in shown
+
+
+def test_best_leaves_out_columns_that_say_nothing(ask: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = run_rows("a", "old", cells(weights="real"))
+    rows["server_runs"][0].update(price_read_at=None, place=None)
+    land(tmp_path / "lake", "a", rows)
+    monkeypatch.setenv("TOKENSWEEP_HOME", str(tmp_path))
+    shown = ask("best", "--model", "small", "--tokens", "16").stdout
+    assert "price read" not in shown and "place" not in shown and "These prices are of no known day." in shown
+
+
+def test_coverage_of_a_vendor_is_that_of_the_newest_sweep_that_has_it(
+    ask: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older = run_rows("a", "old")
+    for row in (row for table in older.values() for row in table):
+        row["vendor"] = "aws"
+    land(tmp_path / "lake", "a", older)
+    land(tmp_path / "lake", "b", run_rows("b", "new", later(1), sweep_id="s2"))
+    monkeypatch.setenv("TOKENSWEEP_HOME", str(tmp_path))
+    assert {r["sweep_id"] for r in rows_of(ask("coverage", "--json"))} == {"s2"}
+    assert {r["sweep_id"] for r in rows_of(ask("coverage", "--vendor", "aws", "--json"))} == {"s1"}
+    refused = ask("coverage", "--vendor", "awss").exception
+    assert isinstance(refused, ConfigError) and "Did you mean aws?" in str(refused)
+
+
+def test_coverage_of_many_servers_is_cut_and_counted_by_vendor(ask: Any) -> None:
+    shown = ask("coverage", "--limit", "2").stdout
+    assert "3 more: --limit 5" in shown and "By vendor" in shown and "cells measured on 5 servers" in shown
+    assert "3 more" not in ask("coverage").stdout
+
+
+def test_a_query_with_many_columns_shows_one_below_the_other(ask: Any) -> None:
+    shown = ask("query", "FROM v_trust LIMIT 1").stdout
+    assert "row 1" in shown and "tok_per_s_median" in shown and "…" not in shown
+    assert "┃" in ask("query", "SELECT vendor, server FROM v_latest LIMIT 1").stdout
+
+
 def test_best_that_nothing_meets_names_the_fastest(ask: Any) -> None:
     shown = ask("best", "--model", "small", "--phase", "tg", "--tokens", "16", "--min-tps", "1e6")
     assert shown.exit_code == 3 and "Fastest: local/fast with 48" in shown.stdout
@@ -119,7 +164,7 @@ def test_compare_tells_difference_from_noise(ask: Any) -> None:
 
 def test_compare_for_people(ask: Any) -> None:
     shown = ask("compare", "cheap", "fast").stdout
-    assert "3.00×" in shown and "geometric mean" in shown and "0.06 USD/h" in shown
+    assert "3.00×" in shown and "geometric mean" in shown and "0.0600 USD/h" in shown
     assert len(list(csv.DictReader(io.StringIO(ask("compare", "cheap", "fast", "--csv").stdout)))) == 6
 
 
@@ -127,7 +172,7 @@ def test_coverage_has_a_reason_for_every_gap(ask: Any) -> None:
     rows = rows_of(ask("coverage", "--json"))
     assert len(rows) == 10 and all(r["main_reason"] for r in rows if r["n_measured"] < r["n_cells"])
     shown = ask("coverage")
-    assert "3/4 predicted_too_slow" in shown.stdout and "✗ server_lost" in shown.stdout
+    assert "3/4 predicted too slow" in shown.stdout and "✗ server lost" in shown.stdout
     assert "tokensweep explain" in shown.stderr
     assert len(rows_of(ask("coverage", "--vendor", "aws", "--json"))) == 2
 
