@@ -6,10 +6,12 @@ The agent runs its archive with real processes and clocks; its llama-bench is a 
 from __future__ import annotations
 
 import json
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tasks.domain import dynamic
 from tasks.domain.cells import Cell
 from tasks.domain.gguf import parse_header
 from tasks.domain.policies import policy_for
@@ -58,6 +60,16 @@ def about_cells(decisions: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
     """(action, subject, reason) of every decision about a cell, in order; downloads run beside and are left out."""
     names = {f"{m} {s.task}{s.n_tokens}" for m in SAMPLES_S for s in LADDER}
     return [(d["action"], d["subject"], d["reason"]) for d in decisions if d["subject"] in names]
+
+
+def test_the_agent_carries_the_policy_byte_for_byte(agent_pyz: Path) -> None:
+    """All of the domain, so that nothing that a policy calls can differ either."""
+    modules = {path.name: path.read_bytes() for path in Path(dynamic.__file__).parent.glob("*.py")}
+    with zipfile.ZipFile(agent_pyz) as archive:
+        packed = {name.rpartition("/")[2]: archive.read(name) for name in archive.namelist()
+                  if name.startswith("tasks/domain/") and name.endswith(".py")}  # fmt: skip
+    assert packed == modules
+    assert {"dynamic.py", "predict.py", "prior_data.py", "known.py", "billing.py", "conductor.py"} <= set(packed)
 
 
 def test_replay_and_agent_decide_alike(agent_pyz: Path, server: ModelServer, tmp_path: Path) -> None:
