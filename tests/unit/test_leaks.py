@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import threading
+import time
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
-from flows import render
+import pytest
+
+from flows import commands, render
 from tasks.clouds.base import DEADLINE_TAG, INTENT_TAG, Listing
 from tasks.leaks import LeakReport, leaks
+from tasks.provision import Order, ServerKeys, _create
+from tasks.settings import Settings
+from tasks.wiring import open_services
 from tests.lifecycle_world import World
 from tests.memory_cloud import MemoryCloud
 
@@ -118,3 +126,33 @@ def test_what_no_vendor_charges_for_is_free(tmp_path: Path) -> None:
     report = world.leaks()
     assert [(leak.kind, leak.price) for leak in report.items] == [("key", "free")]
     assert report.verdict == "1 resource is left behind, at 0.0000 USD/h"
+
+
+def test_the_command_exits_with_6_and_what_is_left_and_after_the_reaper_with_0_and_the_proof(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = Settings(home=tmp_path)
+    services = open_services(settings)
+    now_unix_s = services.clock("sim").now()
+    services.ledger_of("sim").beat("a reaper that has just passed", ("sim",))
+    kind = services.cloud("sim").server_type(services.cloud("sim").default_server_types()[0])
+    order = Order("sweep", "run", kind, now_unix_s + 900, Decimal(10), Decimal("0.36"))
+    live = _create(order, services, ServerKeys(), threading.Event())
+    patience_ends_s = time.monotonic() + 120
+    while (exit_code := commands.show_leaks(settings, True)) == 0 and time.monotonic() < patience_ends_s:
+        capsys.readouterr()
+        time.sleep(0.5)
+    told = json.loads(capsys.readouterr().out)
+    assert (exit_code, told["clean"]) == (6, False)
+    (server,) = [item for item in told["items"] if item["kind"] == "server"]
+    assert (server["name"], server["reason"], server["age_s"] > 900) == (live.row.name, "past_deadline", True)
+    assert Decimal(str(server["usd_per_hour"])) == Decimal("0.36")
+
+    while commands.reap(settings, False, False, True) != 0 and time.monotonic() < patience_ends_s + 120:
+        capsys.readouterr()
+    capsys.readouterr()
+    assert commands.show_leaks(settings, True) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["clean"], told["items"], told["unproven"]) == (True, [], [])
+    sim = next(listed for listed in told["listed"] if listed["vendor"] == "sim")
+    assert sim["complete"] and sim["places"] and sim["listed_unix_s"] > now_unix_s
