@@ -22,7 +22,7 @@ from pathlib import Path
 
 from tasks.domain.errors import ConfigError
 
-START_TIMEOUT_S = 120.0
+START_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 15.0
 FLUSH_S = 5.0
 # The server stores task runs from events, a moment after it has them.
