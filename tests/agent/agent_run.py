@@ -47,7 +47,7 @@ class AgentRun:
     def call(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "FAKE_BENCH_COUNTER": str(self.folder / "counter"), **self.environment}
         return subprocess.run(
-            self.command(name, *arguments), capture_output=True, text=True, timeout=120, env=environment, check=False
+            self.command(name, *arguments), capture_output=True, text=True, timeout=280, env=environment, check=False
         )
 
     def start(self, *arguments: str) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def test_the_real_engine_measures_depth_combined_cells_and_cache_types(
     data = real_model().read_bytes()
     run = AgentRun(agent_pyz, tmp_path / "run", runtime)
     wanted = {"depth": [64], "combined": [[16, 8]], "kv_types": ["bf16", "q8_0"]}
-    run.put(plan_for({"tiny": (server.put("/tiny", data), data)}, ladder=LADDER, variants=wanted))
+    run.put(plan_for({"tiny": (server.put("/tiny", data), data)}, ladder=LADDER, variants=wanted, n_threads=1))
     lines = run.finish()
     assert set(outcomes(lines).values()) <= {"ok", "fewer_repeats"}
     depth, combined, cache = ended(lines)
@@ -58,7 +58,7 @@ def test_anchors_of_the_real_engine_come_at_the_start_the_middle_and_the_end(
     data = real_model().read_bytes()
     run = AgentRun(agent_pyz, tmp_path / "run", runtime)
     models = {name: (server.put(f"/{name}", data), data) for name in ("a", "b", "c")}
-    run.put(plan_for(models, ladder=LADDER, variants={"anchor": True}))
+    run.put(plan_for(models, ladder=LADDER, variants={"anchor": True}, n_threads=1))
     lines = run.finish()
     found = ended(lines)
     assert [(e.model, e.label, e.outcome) for e in found] == [
