@@ -23,7 +23,7 @@ from tests.chaos.stage import Stage, ended
 from tests.chaos.trap import COMMIT_FATES, DEATHS, How, Point, Trap
 from tests.contract.worlds import names, open_world
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 STRIDE = 29
 VENDOR_STRIDE = 499
 
