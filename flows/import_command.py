@@ -29,6 +29,9 @@ def _import() -> None:
 @app.command()
 def sparecores(
     folder: Annotated[Path, typer.Argument(help="A clone of sc-inspector-data, or the folder of its trace tables.")],
+    all_runs: Annotated[
+        bool, typer.Option("--all-runs", help="Of trace tables: earlier runs of each server as well, to see drift.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
     """Import the llama-bench results of Spare Cores; source, licence and date stay with every row."""
@@ -36,8 +39,8 @@ def sparecores(
     from tasks.lake.sparecores_land import import_sparecores
     from tasks.lake_access import lake_address
 
-    began = time.monotonic()
-    found = import_sparecores(folder, lake_address(Settings()), n_processes=len(os.sched_getaffinity(0)))
+    began, n_processes = time.monotonic(), len(os.sched_getaffinity(0))
+    found = import_sparecores(folder, lake_address(Settings()), n_processes=n_processes, all_runs=all_runs)
     seconds = time.monotonic() - began
     if as_json:
         values = {name: value for name, value in vars(found).items() if name != "unreadable"}

@@ -61,9 +61,12 @@ _ROW_COLUMNS = {
 TABLES = (CELLS, SAMPLES, DOWNLOADS, HARDWARE, SERVER_RUNS)
 
 
-def import_sparecores(root: Path, lake_root: str | Path | RemoteLake, *, n_processes: int = 1) -> ImportReport:
+def import_sparecores(
+    root: Path, lake_root: str | Path | RemoteLake, *, n_processes: int = 1, all_runs: bool = False
+) -> ImportReport:
     """Put the results under `root` (the repository's layout, or its Parquet tables) into the lake.
 
+    `all_runs`: of tables, the earlier runs of each server as well; the repository's layout has the newest alone.
     A second import replaces the files of the first. Raises ConfigError where there is neither; damage inside is
     counted in the report and never raises.
     """
@@ -74,7 +77,7 @@ def import_sparecores(root: Path, lake_root: str | Path | RemoteLake, *, n_proce
             next_step=f"Give a clone of {SOURCE_URL} (data/<vendor>/<server>/llm), or the folder of its trace tables.",
         )
     with writable_folder(lake_root) as folder:
-        report = _import_layout(folders, folder, n_processes) if folders else _import_tables(root, folder)
+        report = _import_layout(folders, folder, n_processes) if folders else _import_tables(root, folder, all_runs)
         if isinstance(lake_root, RemoteLake):
             lake_root.push([path for table in TABLES for path in _files(folder, table)])
     return report
@@ -85,14 +88,14 @@ def _files(folder: Path, table: Table) -> list[Path]:
     return sorted(run_file(folder, table, SWEEP_ID, SWEEP_ID).parent.glob(f"{SWEEP_ID}-*.parquet"))
 
 
-def _import_tables(root: Path, lake: Path) -> ImportReport:
+def _import_tables(root: Path, lake: Path, all_runs: bool) -> ImportReport:
     damage: Counter[str] = Counter()
     by_vendor: dict[str, list[PublishedRun]] = {}
-    for run in read_tables(root, damage):
+    for run in read_tables(root, damage, latest_only=not all_runs):
         by_vendor.setdefault(run.vendor, []).append(run)
     report = ImportReport()
     for vendor, runs in by_vendor.items():
-        report.add(_land(lake, vendor, runs, len(runs)))
+        report.add(_land(lake, vendor, runs, len({run.server for run in runs})))
     report.unreadable.update(damage)
     return report
 

@@ -162,6 +162,26 @@ def test_trace_tables_give_the_same_rows(tmp_path: Path) -> None:
     assert cell["tok_per_s_mean"] == pytest.approx(16.0) and cell["usd_per_mtok"] > 0
 
 
+def test_earlier_runs_of_a_server_show_its_drift(tmp_path: Path) -> None:
+    older, newer = ({"vendor": "aws", "server": "a1.large", "run": n} for n in (1, 2))
+    pl.DataFrame(
+        [
+            {**older, "start": "2025-04-16T20:28:21", "end": "2025-04-16T20:42:36", "is_latest": False, "exit_code": 0},
+            {**newer, "start": "2026-04-16T20:28:21", "end": "2026-04-16T20:42:36", "is_latest": True, "exit_code": 0},
+        ]
+    ).write_parquet(tmp_path / "runs.parquet")
+    bench = {"task": "pp", "n_tokens": 16, "model": SMALL, "status": "ok", "gate_reason": None, "started": 50.0}
+    pl.DataFrame([{**older, **bench, "samples_ns": [10**9] * 5}, {**newer, **bench, "samples_ns": [2 * 10**9] * 5}]
+                 ).write_parquet(tmp_path / "benches.parquet")  # fmt: skip
+    pl.DataFrame([{**older, "model": SMALL, "status": "done", "seconds": 2.0, "finished": 40.0}]
+                 ).write_parquet(tmp_path / "downloads.parquet")  # fmt: skip
+    assert import_sparecores(tmp_path, tmp_path / "lake").n_runs == 1
+    report = import_sparecores(tmp_path, tmp_path / "lake", all_runs=True)
+    assert (report.n_runs, report.n_servers) == (2, 1)
+    (moved,) = ask(tmp_path / "lake", "SELECT ratio FROM drift('aws/a1.large')")
+    assert moved["ratio"] == 0.5
+
+
 def test_a_folder_without_results_is_refused_with_the_next_step(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="sc-inspector-data"):
         import_sparecores(tmp_path, tmp_path / "lake")
