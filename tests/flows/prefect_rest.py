@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import httpx
 
 T = TypeVar("T")
-STORED_WITHIN_S = 60.0
+STORED_WITHIN_S = 240.0
 """Task runs are stored from events, some time after they were."""
 N_TRIES, BUSY_S = 10, 1.0
 
