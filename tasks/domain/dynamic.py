@@ -84,7 +84,7 @@ class DynamicPolicy:
     load_slack: float = 1.5
     download_wait_s: float = 900.0
     download_idle_s: float = 2700.0
-    download_judge_s: float = 20.0
+    download_judge_s: float = 90.0
     download_optimism: float = 1.5
     download_sure_s: float = 600.0
     download_check_s: float = 5.0
