@@ -108,14 +108,15 @@ def fill_disk(product: Product) -> None:
 
 
 def is_engine(pid: int) -> bool:
-    """Whether it is llama-bench, itself or in the hands of a dynamic loader."""
+    """Whether it is llama-bench, itself or in a dynamic loader's hands, on the ladder: neither probe nor anchor."""
     try:
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return False
     program = Path(os.fsdecode(arguments[0])).name
     names = {Path(os.fsdecode(argument)).name for argument in arguments}
-    return not program.startswith(("python", "sh")) and bool(names & {"llama-bench", "llama-bench.elf"})
+    on_ladder = b"1024" in b",".join(arguments).split(b",")
+    return on_ladder and not program.startswith(("python", "sh")) and bool(names & {"llama-bench", "llama-bench.elf"})
 
 
 def kill_engine(product: Product, running: Running, times: int) -> None:
