@@ -1,4 +1,4 @@
-"""Builds the llama.cpp runtime that runs on the measured servers: one llama-bench with a libggml-cpu per kind of CPU.
+"""Builds the llama.cpp runtime that runs on the measured servers: llama-bench and llama-batched-bench with a libggml-cpu per kind of CPU.
 
 python agent-image/build_runtime.py [--cache DIR] [--arch ARCH] [--source FILE]
 
@@ -30,8 +30,9 @@ from runtime_cuda import add_cuda, toolkit_root
 from runtime_layout import (
     CPU_LIBRARY,
     MANIFEST,
+    PROGRAMS,
     Runtime,
-    collect_program,
+    collect_programs,
     describe,
     finish,
     read_runtime,
@@ -137,13 +138,13 @@ def _build(
     for folder in ("bin", "lib", "system", "builds", "licenses"):
         (out / folder).mkdir(parents=True)
 
-    # The program's tree needs a libggml-cpu to link against: the last build's serves for that and for itself.
+    # The programs' tree needs a libggml-cpu to link against: the last build's serves for that and for itself.
     *others, last = recipe.builds
-    tree = compiler.compile("llama-bench", work / "program", last, PROGRAM_TREE)
-    collect_program(tree, out, tools.cxx)
+    tree = compiler.compile(PROGRAMS, work / "program", last, PROGRAM_TREE)
+    collect_programs(tree, out, tools.cxx)
     _take_cpu_library(tree, out, last)
     for build in others:
-        _take_cpu_library(compiler.compile("ggml-cpu", work / build.name, build, LIBRARY_TREE), out, build)
+        _take_cpu_library(compiler.compile(("ggml-cpu",), work / build.name, build, LIBRARY_TREE), out, build)
     if recipe.cuda and cuda_root:
         add_cuda(compiler, cuda_root, recipe.cuda, work, out)
     shutil.copyfile(source / "LICENSE", out / "licenses" / "llama.cpp")
@@ -162,7 +163,7 @@ def _take_cpu_library(tree: Path, out: Path, build: CpuBuild) -> None:
 
 
 def try_builds(folder: Path, recipe: Recipe, progress: Say = say) -> None:
-    """Start llama-bench once with every build this CPU can run. Raises TokensweepError when one does not start."""
+    """Start each program once with every build this CPU can run. Raises TokensweepError when one does not start."""
     if recipe.arch != platform.machine():
         progress(f"not tried here: it is for {recipe.arch}")
         return
@@ -172,14 +173,16 @@ def try_builds(folder: Path, recipe: Recipe, progress: Say = say) -> None:
             progress(f"not tried here, this CPU lacks what it needs: {build.name}")
             continue
         paths = f"{folder / 'builds' / build.name}:{folder / 'lib'}"
-        command = [str(folder / "bin" / "llama-bench"), "--version"]
-        tried = subprocess.run(command, env={"LD_LIBRARY_PATH": paths}, capture_output=True, text=True)
-        if tried.returncode != 0 or recipe.source.commit not in tried.stdout + tried.stderr:
-            raise TokensweepError(
-                f"The build {build.name} does not start: exit status {tried.returncode}, {tried.stderr.strip()!r}.",
-                reason="build_does_not_start",
-                next_step="Report it with the compiler's version; another compiler ($CC, $CXX) may do.",
-            )
+        for name in PROGRAMS:
+            command = [str(folder / "bin" / name), "--version"]
+            tried = subprocess.run(command, env={"LD_LIBRARY_PATH": paths}, capture_output=True, text=True)
+            if tried.returncode != 0 or recipe.source.commit not in tried.stdout + tried.stderr:
+                raise TokensweepError(
+                    f"{name} of the build {build.name} does not start: exit status {tried.returncode}, "
+                    f"{tried.stderr.strip()!r}.",
+                    reason="build_does_not_start",
+                    next_step="Report it with the compiler's version; another compiler ($CC, $CXX) may do.",
+                )
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from runtime_source import Say
 
 from tasks.domain.errors import ConfigError, TokensweepError
 
-# What is not timed need not be optimised: llama-bench takes argument parsing and batches from llama-common, which is
+# What is not timed need not be optimised: the programs take argument parsing and batches from llama-common, which is
 # half of all the code, and the extra trees make libggml-base only to link against it.
 PROGRAM_TREE = ("llama-common -O1", "cpp-httplib -O1")
 LIBRARY_TREE = ("ggml-base -O0",)
@@ -96,13 +96,13 @@ class Compiler:
 
     def compile(
         self,
-        target: str,
+        targets: tuple[str, ...],
         tree: Path,
         build: CpuBuild,
         per_target: tuple[str, ...],
         job_memory_bytes: int = JOB_MEMORY_BYTES,
     ) -> Path:
-        """Configure `tree` for `build`, make `target` in it and return the tree."""
+        """Configure `tree` for `build`, make `targets` in it and return the tree."""
         tree.mkdir()
         hook = tree / "optimise.cmake"
         deferred = 'cmake_language(DEFER DIRECTORY "${{CMAKE_SOURCE_DIR}}" CALL target_compile_options {} PRIVATE {})\n'
@@ -124,11 +124,11 @@ class Compiler:
             f"LLAMA_BUILD_COMMIT={self.recipe.source.commit}",
             "LLAMA_BUILD_NUMBER=0",
         )
-        what = f"{target} ({build.name})"
+        what = f"{' and '.join(targets)} ({build.name})"
         configure = [self.tools.cmake, "-S", str(self.source), "-B", str(tree), "-G", "Ninja"]
         self._run([*configure, *(f"-D{option}" for option in options)], f"configure {what}")
         jobs = max(1, min(len(os.sched_getaffinity(0)), _available_memory_bytes() // job_memory_bytes))
-        self._run([self.tools.ninja, "-C", str(tree), f"-j{jobs}", target], f"compile {what} with {jobs} jobs")
+        self._run([self.tools.ninja, "-C", str(tree), f"-j{jobs}", *targets], f"compile {what} with {jobs} jobs")
         return tree
 
     def _run(self, command: list[str], phase: str) -> None:

@@ -47,7 +47,7 @@ def add_cuda(compiler: Compiler, root: Path, cuda: CudaBuild, work: Path, out: P
     """Compile the backend with the toolkit in `root` and lay it out under builds/."""
     last = compiler.recipe.builds[-1]
     build = CpuBuild(CUDA, (), (*last.options, *cuda.options, *_toolkit_options(compiler, root, cuda, work)))
-    tree = compiler.compile("ggml", work / CUDA, build, LIBRARY_TREE, job_memory_bytes=JOB_MEMORY_BYTES)
+    tree = compiler.compile(("ggml",), work / CUDA, build, LIBRARY_TREE, job_memory_bytes=JOB_MEMORY_BYTES)
     target = out / "builds" / CUDA
     target.mkdir()
     for name in (REGISTRY, BACKEND):

@@ -23,7 +23,7 @@ MANIFEST = "manifest.json"
 TARBALL = "runtime.tar.gz"
 CPU_LIBRARY = "libggml-cpu.so.0"
 C_LIBRARY = "libc.so.6"
-PROGRAM = "llama-bench.elf"
+PROGRAMS = ("llama-bench", "llama-batched-bench")
 # The carried loader and C library run the program, so that neither a server with an older glibc nor one without any
 # turns it down, and the same mathematical functions are timed everywhere.
 LAUNCHER = """\
@@ -54,17 +54,24 @@ def elf_names(path: Path) -> tuple[str, ...]:
     return tuple(re.findall(r"\(NEEDED\)\s+Shared library: \[(.+)\]", _readelf("-dW", path)))
 
 
-def collect_program(tree: Path, out: Path, compiler: str) -> None:
-    """Lay out llama-bench of a build tree: lib/ gets llama.cpp's libraries but the CPU's, system/ gets all others.
+def elf_program(out: Path, name: str) -> Path:
+    """What the launcher of that name starts."""
+    return out / "bin" / f"{name}.elf"
+
+
+def collect_programs(tree: Path, out: Path, compiler: str) -> None:
+    """Lay out PROGRAMS of a build tree: lib/ gets llama.cpp's libraries but the CPU's, system/ gets all others.
 
     Raises ConfigError when a needed library is neither llama.cpp's nor known to the compiler.
     """
-    program = out / "bin" / PROGRAM
-    shutil.copyfile(tree / "bin" / "llama-bench", program)
-    loader = re.findall(r"program interpreter: .*/(.+)\]", _readelf("-lW", program))[0]
-    shutil.copyfile(_of_compiler(loader, compiler), out / "system" / loader)
-    (out / "bin" / "llama-bench").write_text(LAUNCHER.format(loader=loader, program=PROGRAM), encoding="ascii")
-    waiting = [program, tree / "bin" / CPU_LIBRARY]
+    waiting = [tree / "bin" / CPU_LIBRARY]
+    for name in PROGRAMS:
+        program = elf_program(out, name)
+        shutil.copyfile(tree / "bin" / name, program)
+        loader = re.findall(r"program interpreter: .*/(.+)\]", _readelf("-lW", program))[0]
+        shutil.copyfile(_of_compiler(loader, compiler), out / "system" / loader)
+        (out / "bin" / name).write_text(LAUNCHER.format(loader=loader, program=program.name), encoding="ascii")
+        waiting.append(program)
     while waiting:
         for name in elf_names(waiting.pop()):
             ours = (tree / "bin" / name).exists()
@@ -79,7 +86,7 @@ def _of_compiler(name: str, compiler: str) -> Path:
     found = Path(printed.stdout.strip())
     if not found.is_absolute():
         raise ConfigError(
-            f"llama-bench needs {name}, and {compiler} does not know where it is.",
+            f"llama.cpp needs {name}, and {compiler} does not know where it is.",
             reason="library_missing",
             next_step="Build with g++ (CC=gcc CXX=g++).",
         )
@@ -87,7 +94,7 @@ def _of_compiler(name: str, compiler: str) -> Path:
 
 
 def strip_symbols(out: Path, strip: str) -> None:
-    ours = [out / "bin" / PROGRAM, *(out / "lib").iterdir(), *(out / "builds").rglob("libggml*.so.*")]
+    ours = [*(elf_program(out, name) for name in PROGRAMS), *(out / "lib").iterdir(), *(out / "builds").rglob("libggml*.so.*")]
     files = [str(path) for path in ours if not path.is_symlink()]
     subprocess.run([strip, "--strip-unneeded", *files], check=True)
 

@@ -247,7 +247,7 @@ def _footer(services: Any, result: Any, rows: Sequence[Mapping[str, Any]]) -> No
     out.print(f"Data: {services.settings.lake_root}")
     server = result.servers[0].server if result.servers else "SERVER"
     hint(f"tokensweep explain {server}")
-    hint('tokensweep query "SELECT * FROM v_speed"')
+    hint('tokensweep query "SELECT * FROM v_speed ORDER BY tok_per_s DESC"')
 
 
 def status(

@@ -171,7 +171,10 @@ def _resource_row(row: LedgerRow) -> dict[str, Any]:
 
 def results(services: Services, sweep_id: str) -> list[dict[str, Any]]:
     """One row per server, model and cell of the sweep, in ladder order: the closing table."""
-    sql = "SELECT *, tok_per_s AS tok_per_s_median FROM v_speed WHERE sweep_id = ?"
+    sql = """
+        SELECT *, tok_per_s AS tok_per_s_median FROM v_speed WHERE sweep_id = ?
+        ORDER BY vendor, server, model_bytes, model, task, n_tokens
+    """
     with open_lake(lake_address(services.settings), documented=False) as lake:
         return query(lake, sql, [sweep_id]).to_dicts()
 

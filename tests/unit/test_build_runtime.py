@@ -255,8 +255,11 @@ target_compile_definitions(ggml-cpu PRIVATE LEVEL="${LEVEL}")
 add_library(cpp-httplib STATIC src/empty.cpp)
 add_library(llama-common STATIC src/empty.cpp)
 add_executable(llama-bench tools/main.cpp)
-target_compile_definitions(llama-bench PRIVATE COMMIT="${LLAMA_BUILD_COMMIT}")
-target_link_libraries(llama-bench PRIVATE ggml-cpu)
+add_executable(llama-batched-bench tools/main.cpp)
+foreach(program llama-bench llama-batched-bench)
+  target_compile_definitions(${program} PRIVATE COMMIT="${LLAMA_BUILD_COMMIT}")
+  target_link_libraries(${program} PRIVATE ggml-cpu)
+endforeach()
 """
 SOURCES = {
     "CMakeLists.txt": CMAKE_LISTS,
@@ -336,7 +339,7 @@ def test_two_callers_get_one_whole_runtime_that_runs_anywhere(tmp_path: Path) ->
         caller.join()
     assert len(got) == 2
     assert got[0] == got[1]
-    assert sum(line.startswith("compile llama-bench (plain)") for line in lines) == 1, "one of them built"
+    assert sum(line.startswith("compile llama-bench and llama-batched-bench (plain)") for line in lines) == 1, "one of them built"
     assert "not tried here, this CPU lacks what it needs: fast" in lines
 
     runtime = ensure_runtime(cache, lock_file=lock, progress=pytest.fail)
@@ -352,8 +355,9 @@ def test_two_callers_get_one_whole_runtime_that_runs_anywhere(tmp_path: Path) ->
     subprocess.run(["sh", "-c", 'mkdir -p "$1" && tar -xzf "$0" -C "$1"', runtime.tarball, unpacked], check=True)
     for build_name in ("fast", "plain"):
         paths = {"LD_LIBRARY_PATH": f"{unpacked}/builds/{build_name}:{unpacked}/lib"}
-        ran = subprocess.run([unpacked / "bin" / "llama-bench"], env=paths, capture_output=True, text=True)
-        assert (ran.returncode, ran.stdout) == (0, f"{build_name} abc1234\n")
+        for program in ("llama-bench", "llama-batched-bench"):
+            ran = subprocess.run([unpacked / "bin" / program], env=paths, capture_output=True, text=True)
+            assert (ran.returncode, ran.stdout) == (0, f"{build_name} abc1234\n")
     none = subprocess.run([unpacked / "bin" / "llama-bench"], env={}, capture_output=True, text=True)
     assert none.returncode == 127, "no build is ever chosen by chance"
     assert {"libggml-base.so.0"} == {path.name for path in (unpacked / "lib").iterdir()}
@@ -382,7 +386,7 @@ def test_a_failed_build_names_the_error_and_the_log_and_leaves_no_runtime(tmp_pa
         ensure_runtime(cache, source_file=archive, lock_file=lock, progress=quiet)
     log = next(cache.glob("*.log"))
     assert failed.value.reason == "build_failed"
-    assert "compile llama-bench (plain)" in str(failed.value)
+    assert "compile llama-bench and llama-batched-bench (plain)" in str(failed.value)
     assert "cpu.cpp" in str(failed.value)
     assert str(log) in str(failed.value)
     assert "broken" in log.read_text()

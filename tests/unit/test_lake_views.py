@@ -87,7 +87,7 @@ def test_the_documentation_is_current() -> None:
 
 
 def test_speed_is_the_closing_table(lake: Lake) -> None:
-    rows = dicts(lake, "FROM v_speed WHERE server = 'cx22'")
+    rows = dicts(lake, "FROM v_speed WHERE server = 'cx22' ORDER BY model_bytes, task, n_tokens")
     assert [(r["model"], r["task"], r["n_tokens"]) for r in rows] == [
         (m, t, n) for m in ("small", "large") for t in ("pp", "tg") for n in (16, 128)
     ]

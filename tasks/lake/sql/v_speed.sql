@@ -1,4 +1,5 @@
 -- The closing table of a sweep: server by model by cell, tokens per second with its spread, or why there is none.
+-- In no order, as of a large lake sorting would take longer than all else: by model_bytes it is the order of the ladder.
 -- of: cells
 -- @tok_per_s [tok/s] Median of the repeats; of a cell that was stopped, of those that it finished.
 -- @half_width_pct [%] Half the 95 % interval of the mean, as a share of the mean: the ± of the table.
@@ -8,6 +9,7 @@ SELECT
     vendor,
     server,
     model,
+    model_bytes,
     weights,
     task,
     n_tokens,
@@ -30,5 +32,4 @@ SELECT
     layers_offloaded,
     layers_total,
     detail
-FROM v_sweep_cells
-ORDER BY sweep_id, vendor, server, model_bytes, model, task, n_tokens;
+FROM v_sweep_cells;
