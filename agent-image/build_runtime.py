@@ -1,4 +1,4 @@
-"""Builds the llama.cpp runtime that runs on the measured servers: llama-bench and llama-batched-bench with a libggml-cpu per kind of CPU.
+"""Builds the llama.cpp runtime that runs on the measured servers: its benchmarks, and a libggml-cpu per kind of CPU.
 
 python agent-image/build_runtime.py [--cache DIR] [--arch ARCH] [--source FILE]
 

@@ -94,7 +94,11 @@ def _of_compiler(name: str, compiler: str) -> Path:
 
 
 def strip_symbols(out: Path, strip: str) -> None:
-    ours = [*(elf_program(out, name) for name in PROGRAMS), *(out / "lib").iterdir(), *(out / "builds").rglob("libggml*.so.*")]
+    ours = [
+        *(elf_program(out, name) for name in PROGRAMS),
+        *(out / "lib").iterdir(),
+        *(out / "builds").rglob("libggml*.so.*"),
+    ]
     files = [str(path) for path in ours if not path.is_symlink()]
     subprocess.run([strip, "--strip-unneeded", *files], check=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tomllib
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -123,6 +124,27 @@ def _cuda(table: dict[str, Any], arch: str, gpus: str, lock_name: str) -> CudaBu
         architectures=tuple(a for generation in chosen for a in generation["architectures"]),
         options=tuple(table["options"]),
     )
+
+
+def generation_of(gpu_model: str, lock_file: Path = LOCK_FILE) -> str:
+    """Which generation of GPUs a model belongs to: "ampere" for "NVIDIA A100 80GB PCIe".
+
+    Raises ConfigError for a model that no CUDA runtime is made for.
+    """
+    generations = tomllib.loads(lock_file.read_text(encoding="utf-8"))["cuda"]["generations"]
+    name = _words(gpu_model)
+    for generation in generations:
+        if any(f" {_words(model)} " in f" {name} " for model in generation["models"]):
+            return str(generation["name"])
+    raise ConfigError(
+        f"There is no CUDA runtime for GPUs of the model {gpu_model!r}.",
+        reason="unsupported_gpus",
+        next_step=f"Add the model to its generation in {lock_file.name}, or leave the server type out.",
+    )
+
+
+def _words(name: str) -> str:
+    return " ".join(re.findall(r"[a-z0-9]+", name.lower()))
 
 
 def combined_name(cpu: CpuBuild) -> str:

@@ -27,7 +27,7 @@ from tasks.clouds.hosts import SIMULATED, Host
 from tasks.domain.cells import Reason
 from tasks.domain.errors import AgentError, CleanupError, ServerGoneError, TokensweepError, UnreachableError
 from tasks.domain.run_plan import RunPlan
-from tasks.engine import Engine, engine_for
+from tasks.engine import Engine, engine_for, gpu_model_of
 from tasks.ledger import RunState
 from tasks.maintenance import ensure_heartbeat
 from tasks.planning import known_type
@@ -104,7 +104,8 @@ async def run_server(order: ServerOrder) -> ServerReport:
     services = _services_as(Settings().model_dump_json())
     plan = RunPlan.from_json(order.plan)
     kind = await in_thread(known_type, services.cloud(order.vendor), order.server)
-    engine = await in_thread(engine_for, plan.models[0].weights, services.settings.cache_dir, kind.arch)
+    cache_dir, gpu_model = services.settings.cache_dir, gpu_model_of(kind)
+    engine = await in_thread(engine_for, plan.models[0].weights, cache_dir, kind.arch, gpu_model)
     return await _Run(order, plan, services, engine, kind).carry_out()
 
 

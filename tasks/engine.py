@@ -12,17 +12,19 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
+from tasks.clouds.base import ServerType
 from tasks.clouds.hosts import SIMULATED
 from tasks.domain.errors import ConfigError
 from tasks.settings import CHECKOUT
 
 _IMAGE = CHECKOUT / "agent-image"
+UNNAMED = "unnamed"
 _lock = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Engine:
-    """llama_cpp_commit and runtime_id say what is measured with; `build_names` are its CPU builds, best first."""
+    """llama_cpp_commit and runtime_id say what is measured with; `build_names` are its builds, best first."""
 
     runtime_tarball: Path
     runtime_dir: Path
@@ -33,19 +35,28 @@ class Engine:
     agent_version: str
 
 
-def ensure_engine(cache_dir: Path, arch: str = "") -> Engine:
+def gpu_model_of(kind: ServerType) -> str:
+    """By which a server type's runtime is chosen: "" without a GPU, and never where there is one."""
+    return (kind.gpu_model or UNNAMED) if kind.gpus else ""
+
+
+def ensure_engine(cache_dir: Path, arch: str = "", gpu_model: str = "") -> Engine:
     """Build what is missing (minutes, once) and say where it is. arch: of the servers, by default this machine's.
 
-    Raises ConfigError with what to install.
+    gpu_model: of GPU servers, which get the CUDA runtime of its generation. That one is only found, never built here.
+    Raises ConfigError with what to install or to adopt.
     """
     with _lock:
-        return _ensure(cache_dir, arch or platform.machine())
+        return _ensure(cache_dir, arch or platform.machine(), gpu_model)
 
 
-def why_no_engine(cache_dir: Path, arch: str) -> str:
-    """Why servers of this architecture cannot be measured from here, or ""; builds nothing."""
+def why_no_engine(cache_dir: Path, arch: str, gpu_model: str = "") -> str:
+    """Why servers of this architecture, with such GPUs, cannot be measured from here, or ""; builds nothing."""
     build = _module("build_runtime")
     try:
+        if gpu_model:
+            build.ensure_runtime(cache_dir / "runtime", arch=arch, gpus=_generation(gpu_model))
+            return ""
         recipe = build.load_recipe(arch, build.LOCK_FILE)
         if build.read_runtime(cache_dir / "runtime" / recipe.runtime_id) is None:
             build.find_toolchain(arch)
@@ -54,10 +65,10 @@ def why_no_engine(cache_dir: Path, arch: str) -> str:
     return ""
 
 
-def engine_for(weights: str, cache_dir: Path, arch: str = "") -> Engine:
+def engine_for(weights: str, cache_dir: Path, arch: str = "", gpu_model: str = "") -> Engine:
     """The engine that measures such weights. Simulated servers run none, so nothing is built for them."""
     if weights != SIMULATED:
-        return ensure_engine(cache_dir, arch)
+        return ensure_engine(cache_dir, arch, gpu_model)
     return Engine(
         runtime_tarball=cache_dir,
         runtime_dir=cache_dir,
@@ -70,8 +81,9 @@ def engine_for(weights: str, cache_dir: Path, arch: str = "") -> Engine:
 
 
 @cache
-def _ensure(cache_dir: Path, arch: str) -> Engine:
-    runtime = _module("build_runtime").ensure_runtime(cache_dir / "runtime", arch=arch)
+def _ensure(cache_dir: Path, arch: str, gpu_model: str) -> Engine:
+    gpus = _generation(gpu_model) if gpu_model else ""
+    runtime = _module("build_runtime").ensure_runtime(cache_dir / "runtime", arch=arch, gpus=gpus)
     agent = _agent(cache_dir)
     return Engine(
         runtime_tarball=runtime.tarball,
@@ -82,6 +94,10 @@ def _ensure(cache_dir: Path, arch: str) -> Engine:
         agent=agent,
         agent_version=agent.stem.removeprefix("agent-"),
     )
+
+
+def _generation(gpu_model: str) -> str:
+    return str(_module("runtime_recipe").generation_of(gpu_model))
 
 
 def _agent(cache_dir: Path) -> Path:

@@ -22,7 +22,7 @@ from tasks.domain.money import Rate, to_usd
 from tasks.domain.policies import policy_for
 from tasks.domain.run_plan import ModelSpec, RunPlan
 from tasks.domain.sweep_plan import Offer, PlannedServer, SweepPlan, plan_server, plan_sweep
-from tasks.engine import Engine, engine_for, why_no_engine
+from tasks.engine import Engine, engine_for, gpu_model_of, why_no_engine
 from tasks.lake import Lake, completed_servers, measured_cells, open_lake
 from tasks.lake.earlier import Known, known_cells
 from tasks.lake.resume import Measured
@@ -206,12 +206,12 @@ def _cannot(kind: ServerType, preset: Preset, services: Services) -> str:
         return "it is not sold in any of the wanted places"
     if preset.weights == SIMULATED:
         return ""
-    return _no_engine(services.settings.cache_dir, kind.arch)
+    return _no_engine(services.settings.cache_dir, kind.arch, gpu_model_of(kind))
 
 
 @cache
-def _no_engine(cache_dir: Path, arch: str) -> str:
-    return why_no_engine(cache_dir, arch)
+def _no_engine(cache_dir: Path, arch: str, gpu_model: str) -> str:
+    return why_no_engine(cache_dir, arch, gpu_model)
 
 
 def _planned(

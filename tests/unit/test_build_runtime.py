@@ -339,7 +339,9 @@ def test_two_callers_get_one_whole_runtime_that_runs_anywhere(tmp_path: Path) ->
         caller.join()
     assert len(got) == 2
     assert got[0] == got[1]
-    assert sum(line.startswith("compile llama-bench and llama-batched-bench (plain)") for line in lines) == 1, "one of them built"
+    assert sum(line.startswith("compile llama-bench and llama-batched-bench (plain)") for line in lines) == 1, (
+        "one of them built"
+    )
     assert "not tried here, this CPU lacks what it needs: fast" in lines
 
     runtime = ensure_runtime(cache, lock_file=lock, progress=pytest.fail)

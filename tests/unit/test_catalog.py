@@ -16,7 +16,7 @@ import pytest
 from tasks.catalog import OfflineCatalog, refresh
 from tasks.clouds.base import ServerType, Traits
 from tasks.domain.errors import ConfigError, LandingError
-from tasks.engine import Engine, why_no_engine
+from tasks.engine import Engine, gpu_model_of, why_no_engine
 from tasks.lake.server_types import newest_reading, readings, write_reading
 from tasks.planning import prepare
 from tasks.presets import Preset
@@ -218,8 +218,10 @@ def test_a_sweep_over_two_vendors_is_planned_without_an_account(imported: Path, 
     assert planned["aws/c7.xlarge"].offer.usd_per_hour == Decimal("0.2"), "the dearest place, as money is reserved"
     assert planned["aws/c7.xlarge"].offer.disk_bytes == 13 * 10**9, "a boot disk for the system and the models"
     for server in prepared.plan.servers:
-        arch = prepared.server_types[f"{server.offer.vendor}/{server.offer.name}"].arch
-        assert server.why == why_no_engine(services.settings.cache_dir, arch), "Arm takes a cross compiler"
+        kind = prepared.server_types[f"{server.offer.vendor}/{server.offer.name}"]
+        why = why_no_engine(services.settings.cache_dir, kind.arch, gpu_model_of(kind))
+        assert server.why == why, "Arm takes a cross compiler"
+    assert "cuda13.0-ada" in planned["aws/g6.4xlarge"].why, "no money for the CPUs of a GPU server"
 
     nowhere = prepare(preset.model_copy(update={"places": ("fsn1",)}), services, engine, offline=True)
     why = {server.offer.name: server.why for server in nowhere.plan.servers}
