@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 from agent.bench_output import BenchOutput, in_run_order, lengths
-from agent.child import OutputPipe, child_setup, exit_status
+from agent.child import OutputPipe, exit_status, start_program
 from agent.limits import oom_kills
 from tasks.domain.actions import StartBench
 from tasks.domain.cells import PP, TG
@@ -68,16 +68,7 @@ class Bench:
         self._spawn_failure: tuple[int, str] | None = None
         self._oom_kills_before = oom_kills()
         try:
-            self.process = subprocess.Popen(
-                argv,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                bufsize=0,
-                start_new_session=True,
-                preexec_fn=child_setup(),
-            )
+            self.process = start_program(argv, environment)
         except FileNotFoundError as exc:
             self._spawn_failure = (RC_NO_PROGRAM, str(exc))
         except OSError as exc:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import IO, Any, Callable
+from typing import IO, Any, Callable, Mapping, Sequence
 
 import agent
 
@@ -45,6 +45,29 @@ def child_setup() -> Callable[[], None]:
             pass
 
     return setup
+
+
+def start_program(
+    argv: Sequence[str],
+    environment: Mapping[str, str] | None = None,
+    *,
+    stdin: int = subprocess.DEVNULL,
+    stderr: int = subprocess.PIPE,
+) -> subprocess.Popen[bytes]:
+    """A child with its output in pipes and a session of its own, so that it can be killed with all it starts.
+
+    environment: None for the agent's own. Raises OSError when it cannot be started.
+    """
+    return subprocess.Popen(
+        argv,
+        env=environment,
+        stdin=stdin,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        bufsize=0,
+        start_new_session=True,
+        preexec_fn=child_setup(),
+    )
 
 
 class OutputPipe:
@@ -87,16 +110,7 @@ class Child:
 
     def __init__(self, command: str, values: dict[str, Any]) -> None:
         argv, environment = agent_command(command)
-        self.process = subprocess.Popen(
-            argv,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-            start_new_session=True,
-            preexec_fn=child_setup(),
-        )
+        self.process = start_program(argv, environment, stdin=subprocess.PIPE)
         self.stdout = OutputPipe(self.process.stdout)
         self._stderr_pipe = OutputPipe(self.process.stderr)
         self._rest = b""

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from typing import Any
 
-from agent.child import OutputPipe, child_setup
+from agent.child import OutputPipe, start_program
 from agent.limits import read_text
 
 LIST_FIELDS = (
@@ -142,15 +142,7 @@ class GpuStream:
         if shutil.which("nvidia-smi") is None:
             return
         command = [*_use_command(), "--loop=1"]
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            bufsize=0,
-            start_new_session=True,
-            preexec_fn=child_setup(),
-        )
+        self._process = start_program(command, stderr=subprocess.DEVNULL)
         self.pipe = OutputPipe(self._process.stdout)
 
     def read(self) -> None:

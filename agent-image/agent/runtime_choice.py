@@ -16,7 +16,7 @@ from typing import Any, Callable, Sequence
 
 from agent.bench import RC_NO_PROGRAM, RC_NOT_EXECUTABLE, bench_environment
 from agent.bench_output import BUFFER
-from agent.child import child_setup, exit_status
+from agent.child import exit_status, start_program
 from agent.gpu import gpus_on_bus, list_gpus
 from agent.hardware import cpu_flags
 from agent.limits import usable
@@ -162,15 +162,8 @@ def probe_argv(runtime_dir: Path, build: Build, model: Path) -> list[str]:
 def probe(runtime_dir: Path, build: Build, model: Path, extra: dict[str, str]) -> ProbeResult:
     """One run of a build over the tiny model; never raises for what the build does."""
     try:
-        process = subprocess.Popen(
-            probe_argv(runtime_dir, build, model),
-            env=bench_environment(runtime_dir, build.name, extra),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            preexec_fn=child_setup(),
-        )
+        environment = bench_environment(runtime_dir, build.name, extra)
+        process = start_program(probe_argv(runtime_dir, build, model), environment)
     except FileNotFoundError as exc:
         return ProbeResult(RC_NO_PROGRAM, str(exc), 0)
     except OSError as exc:

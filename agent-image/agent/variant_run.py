@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.bench import RC_NO_PROGRAM, bench_environment
-from agent.child import OutputPipe, child_setup, exit_status
+from agent.child import OutputPipe, exit_status, start_program
 from tasks.domain.actions import StartVariant
 from tasks.domain.events import VariantEnded
 from tasks.domain.gpu_faults import gpu_fault
@@ -64,16 +64,7 @@ class _Process:
         self._rest = b""
         self.process: subprocess.Popen[bytes] | None = None
         try:
-            self.process = subprocess.Popen(
-                argv,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                bufsize=0,
-                start_new_session=True,
-                preexec_fn=child_setup(),
-            )
+            self.process = start_program(argv, environment)
             self.pipes = (OutputPipe(self.process.stdout), OutputPipe(self.process.stderr))
         except OSError as exc:
             self.stderr = str(exc).encode()
