@@ -6,10 +6,12 @@ import glob
 import os
 import shutil
 import subprocess
-from typing import Any
+import time
+from typing import Any, Callable
 
 from agent.child import OutputPipe, start_program
 from agent.limits import read_text
+from tasks.domain.gpu_faults import has_nvswitch, is_registering, parse_fabric
 
 LIST_FIELDS = (
     "index", "name", "uuid", "driver_version", "memory.total", "memory.free", "compute_cap", "pcie.link.gen.current",
@@ -26,6 +28,8 @@ NVIDIA = "0x10de"
 DISPLAY_CLASSES = ("0x0300", "0x0302")  # VGA and 3D controllers
 MIB = 1 << 20
 LIST_TIMEOUT_S = 20.0
+QUERY_TIMEOUT_S = 60.0
+FABRIC_POLL_S = 2.0
 
 
 def _fields(line: str, names: tuple[str, ...]) -> dict[str, str] | None:
@@ -104,7 +108,38 @@ def gpus_on_bus() -> int | None:
 
 
 def list_gpus() -> list[dict[str, Any]]:
-    """Every GPU; empty where there is no nvidia-smi or it fails (then `error` is its text, as the only entry)."""
+    """Every GPU; empty where there is no nvidia-smi or it fails (then `error` is its text, as the only entry).
+
+    GPUs of a board with NVSwitch have fabric_state and fabric_status too. Others are not asked: -q takes seconds.
+    """
+    gpus = _listed()
+    if has_nvswitch(gpus):
+        for gpu, (state, status) in zip(gpus, _fabric()):
+            gpu.update(fabric_state=state, fabric_status=status)
+    return gpus
+
+
+def settled_gpus(clock: Callable[[], float], patience_s: float) -> list[dict[str, Any]]:
+    """list_gpus, once the fabric manager has taken all of them in, or the patience is at its end."""
+    gives_up_s = clock() + patience_s
+    gpus = list_gpus()
+    while is_registering(gpus) and clock() < gives_up_s:
+        time.sleep(FABRIC_POLL_S)
+        gpus = list_gpus()
+    return gpus
+
+
+def _fabric() -> list[tuple[str, str]]:
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", "-q"], capture_output=True, text=True, timeout=QUERY_TIMEOUT_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return parse_fabric(done.stdout)
+
+
+def _listed() -> list[dict[str, Any]]:
     if shutil.which("nvidia-smi") is None:
         return []
     command = ["nvidia-smi", f"--query-gpu={','.join(LIST_FIELDS)}", "--format=csv,noheader,nounits"]

@@ -17,7 +17,7 @@ from typing import Any, Callable, Sequence
 from agent.bench import RC_NO_PROGRAM, RC_NOT_EXECUTABLE, bench_environment
 from agent.bench_output import BUFFER
 from agent.child import exit_status, start_program
-from agent.gpu import gpus_on_bus, list_gpus
+from agent.gpu import gpus_on_bus, settled_gpus
 from agent.hardware import cpu_flags
 from agent.limits import usable
 from agent.probe_model import write_probe_model
@@ -34,11 +34,13 @@ from tasks.domain.build_choice import (
     in_order,
     turned_down,
 )
-from tasks.domain.gpu_faults import GpuFault, gpu_fault
+from tasks.domain.gpu_faults import GpuFault, fabric_fault, gpu_fault, has_nvswitch
 from tasks.domain.offload import gpu_mib
 
 PROBE_LIMIT_S = {True: 300.0, False: 60.0}
 """For a build with a GPU, whose driver may compile its kernels first, and for one without."""
+FABRIC_PATIENCE_S = 120.0
+"""A fabric manager is still at work when a machine with eight GPUs lets the first login in."""
 PROBE_THREADS = 4
 KEPT_OUTPUT = 300
 _NOT_OF_THE_BUILD = (BuildFault.GPU_NOT_USED, BuildFault.TIMED_OUT)
@@ -72,8 +74,14 @@ def choose_runtime(
     builds = [build for build in builds if not wanted or build.name in wanted] if fits_system(manifest) else []
     if not builds:
         return Choice(builds=tuple(wanted))
-    machine = Machine(cpu_flags(), tuple(list_gpus()), gpus_on_bus())
+    began_s = clock()
+    machine = Machine(cpu_flags(), tuple(settled_gpus(clock, FABRIC_PATIENCE_S)), gpus_on_bus())
     choice = Choice()
+    if has_nvswitch(machine.gpus):
+        fault = fabric_fault(machine.gpus)
+        states = [f"{gpu.get('fabric_state', '')}: {gpu.get('fabric_status', '')}" for gpu in machine.gpus]
+        evidence: dict[str, Any] = {"states": states, "waited_s": round(clock() - began_s, 3)}
+        choice.decisions.append(Decision(clock(), "read_fabric", "gpus", _word(fault), evidence))
     faults: dict[str, Fault] = {}
     chosen: Build | None = None
     of_gpus: dict[Any, Fault] = {}  # a GPU's own fault, which no other build with the same needs would mend
@@ -84,7 +92,7 @@ def choose_runtime(
             continue  # one that fits the GPU is enough
         needs = (build.backend, build.min_driver, build.compute_capabilities)
         fault = turned_down(build, machine) or of_gpus.get(needs)
-        evidence: dict[str, Any] = {"backend": build.backend}
+        evidence = {"backend": build.backend}
         if fault is None and chosen is None:
             began_s = clock()
             result = probe(runtime_dir, build, model, extra)

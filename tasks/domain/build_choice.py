@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, FrozenSet, Mapping, Optional, Sequence, Tuple, Union
 
-from tasks.domain.gpu_faults import GpuFault, gpu_fault, listed_gpus, presence_fault
+from tasks.domain.gpu_faults import GpuFault, fabric_fault, gpu_fault, listed_gpus, presence_fault
 
 CPU = "cpu"
 
@@ -146,15 +146,18 @@ def turned_down(build: Build, machine: Machine) -> Optional[Fault]:
 def fault_of(build: Build, probe: ProbeResult, machine: Machine) -> Optional[Fault]:
     """What a probe run shows to be wrong with a build; None when it works, and on the GPU where it is made for one."""
     text = probe.output
+    fabric = fabric_fault(machine.gpus) if build.on_gpu else None
     if probe.timed_out:
-        return BuildFault.TIMED_OUT
+        return fabric or BuildFault.TIMED_OUT
     if probe.rc == 0 and probe.rows and (not build.on_gpu or probe.gpu_mib > 0):
         return None
     on_gpu = gpu_fault(text) if build.on_gpu else None
     if on_gpu is GpuFault.NOT_SEEN and any(str(gpu.get("mig", "")).lower() == "enabled" for gpu in machine.gpus):
         return GpuFault.MIG_WITHOUT_INSTANCE
-    if on_gpu is not None:
+    if on_gpu is not None and not (fabric and on_gpu is GpuFault.NOT_SEEN):
         return on_gpu
+    if fabric is not None:
+        return fabric
     if probe.rc == RC_SIGILL:
         return BuildFault.ILLEGAL_INSTRUCTION
     if probe.rc in _CRASHES:

@@ -67,6 +67,38 @@ def listed_gpus(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]
     return [gpu for gpu in records if "error" not in gpu and gpu.get("name")]
 
 
+# Boards whose GPUs are joined by NVSwitch, by nvidia-smi's names. PCIe cards and NVL pairs have none.
+_ON_NVSWITCH = re.compile(r"\b(?:A[18]00-SXM|(?:H100|H800|H200|H20|B100|B200|B300)\b(?!.*(?:PCIe|NVL)))", re.I)
+_REGISTERING = ("not started", "in progress")
+_WELL = ("success", "n/a", "")
+
+
+def has_nvswitch(records: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether these are several GPUs of a board with NVSwitch, which compute nothing without a fabric manager."""
+    return sum(_ON_NVSWITCH.search(str(gpu["name"])) is not None for gpu in listed_gpus(records)) > 1
+
+
+def parse_fabric(text: str) -> list[tuple[str, str]]:
+    """State and status of each GPU's registration with the fabric, of `nvidia-smi -q`; "" where it tells none."""
+    found: list[tuple[str, str]] = []
+    for section in re.split(r"^GPU [0-9A-Fa-f]+:", text, flags=re.MULTILINE)[1:]:
+        fabric = re.search(r"^( +)Fabric *\n((?:\1 +\S.*\n?)*)", section, re.MULTILINE)
+        lines = dict(re.findall(r"^ *(\S.*?) *: *(.*?) *$", fabric[2], re.MULTILINE)[::-1]) if fabric else {}
+        found.append((lines.get("State", ""), lines.get("Status", "")))
+    return found
+
+
+def is_registering(records: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a GPU waits for its fabric manager, as it does for a while after the machine has booted."""
+    return any(str(gpu.get("fabric_state", "")).lower() in _REGISTERING for gpu in records)
+
+
+def fabric_fault(records: Sequence[Mapping[str, Any]]) -> Optional[GpuFault]:
+    """What nvidia-smi says about the fabric of GPUs that it lists; None where all is well or nothing is known."""
+    ended_badly = any(str(gpu.get("fabric_status", "")).lower() not in _WELL for gpu in records)
+    return GpuFault.FABRIC_MANAGER if ended_badly or is_registering(records) else None
+
+
 def presence_fault(records: Sequence[Mapping[str, Any]], n_on_bus: Optional[int]) -> Optional[GpuFault]:
     """What keeps GPUs that are there from being listed; None where all is well or where there are none.
 

@@ -42,6 +42,39 @@ SMI_LOST = (
 )
 
 
+LIST_H100 = (
+    "{index}, NVIDIA H100 80GB HBM3, GPU-0b0b0b0b-1111-2222-3333-44445555666{index}, 580.65.06, 81559, 81079, 9.0, 5, "
+    "16, 700.00, Enabled, Disabled, 96.00.89.00.01"
+)
+FABRIC_SECTION = """\
+GPU 00000000:{bus:02X}:00.0
+    Product Name                          : NVIDIA H100 80GB HBM3
+    MIG Mode
+        Current                           : Disabled
+    ECC Errors
+        Volatile
+            SRAM Uncorrectable Parity     : 0
+    Fabric
+        State                             : {state}
+        Status                            : {status}
+        CliqueId                          : 0
+        ClusterUUID                       : 00000000-0000-0000-0000-000000000000
+        Health
+            Bandwidth                     : N/A
+    Processes                             : None
+
+"""
+
+
+def fabric_report(*registrations: tuple[str, str]) -> str:
+    """`nvidia-smi -q`, cut to a few of its sections: state and status of each GPU's registration."""
+    head = "\n==============NVSMI LOG==============\n\nDriver Version                            : 580.65.06\n\n"
+    return head + "".join(
+        FABRIC_SECTION.format(bus=0x19 + index, state=state, status=status)
+        for index, (state, status) in enumerate(registrations)
+    )
+
+
 def on_cuda(mib: float = 0.9, offloaded: int = 3, total: int = 3) -> str:
     """The log of a model that went to the GPU."""
     return (
@@ -58,14 +91,29 @@ ON_CPU = "load_tensors:          CPU model buffer size =     0.94 MiB"
 
 
 def install_nvidia_smi(
-    folder: Path, gpus: Sequence[str] = (), use: Sequence[str] = (), *, error: str = "", rc: int = 9
+    folder: Path,
+    gpus: Sequence[str] = (),
+    use: Sequence[str] = (),
+    *,
+    reports: Sequence[str] = (),
+    error: str = "",
+    rc: int = 9,
 ) -> Path:
-    """A program that prints this list once and these readings again and again; with `error` it only fails."""
+    """A program that prints this list once and these readings again and again; with `error` it only fails.
+
+    reports: what -q prints, in turn, the last one for ever. Each time it is asked for one leaves a line in `asked`.
+    """
     program = folder / "nvidia-smi"
     folder.mkdir(parents=True, exist_ok=True)
     lines, readings = "\n".join(gpus), "\n".join(use)
     loop = f"while printf '%s\\n' '{readings}'; do sleep 0.1; done"
-    body = f"case \"$*\" in\n*--loop*) {loop};;\n*) cat <<'E'\n{lines}\nE\nesac\n"
+    for number, report in enumerate(reports, 1):
+        (folder / f"report-{number}").write_text(report)
+    whole = (
+        f"cd {folder}; echo >> asked; n=0; while read -r line; do n=$((n+1)); done < asked\n"
+        f"[ $n -le {len(reports)} ] || n={len(reports)}; cat report-$n"
+    )
+    body = f"case \"$*\" in\n*--loop*) {loop};;\n-q) {whole};;\n*) cat <<'E'\n{lines}\nE\nesac\n"
     if error:
         body = f"cat <<'E'\n{error}\nE\nexit {rc}\n"
     program.write_text("#!/bin/sh\n" + body)

@@ -22,6 +22,7 @@ from tests.agent.gpu_output import (
     CUDA_MALLOC,
     DRIVER_TOO_OLD,
     FABRIC,
+    LIST_H100,
     LIST_T4,
     NO_DEVICE,
     NO_KERNEL,
@@ -29,6 +30,7 @@ from tests.agent.gpu_output import (
     SMI_LOST,
     SMI_MISMATCH,
     SMI_NO_DRIVER,
+    fabric_report,
     install_nvidia_smi,
     on_cuda,
     runtime_of_programs,
@@ -211,6 +213,75 @@ def test_a_cuda_build_that_works_comes_first_and_the_cpu_stays_in_reserve(tmp_pa
     assert choice.builds == ("cuda", "generic")
     assert choice.gpu_builds == ("cuda",)
     assert choice.fallback is None
+
+
+BOARD = [LIST_H100.format(index=index) for index in range(4)]
+IN_PROGRESS, COMPLETED = ("In Progress", "N/A"), ("Completed", "Success")
+
+
+def fabric_decision(choice: Choice) -> Any:
+    (decision,) = [d for d in choice.decisions if d.action == "read_fabric"]
+    return decision
+
+
+@pytest.mark.parametrize(
+    ("registration", "log", "rc", "reason"),
+    [
+        (("Not Started", "N/A"), f"{NO_DEVICE}\n{ON_CPU}", 0, "fabric_manager"),
+        (IN_PROGRESS, "", 1, "fabric_manager"),
+        (("Completed", "Insufficient Resources"), ON_CPU, 0, "fabric_manager"),
+        (("Completed", "Insufficient Resources"), DRIVER_TOO_OLD, 1, "gpu_driver_too_old"),
+        (COMPLETED, f"{NO_DEVICE}\n{ON_CPU}", 0, "no_gpu_seen"),
+        (("N/A", "N/A"), "", 1, "probe_failed"),
+    ],
+)
+def test_a_fabric_that_is_not_ready_is_the_reason_where_the_engine_names_none_that_is_more_precise(
+    tmp_path: Path,
+    nvidia: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    registration: tuple[str, str],
+    log: str,
+    rc: int,
+    reason: str,
+) -> None:
+    monkeypatch.setattr("agent.runtime_choice.FABRIC_PATIENCE_S", 0.0)
+    install_nvidia_smi(nvidia, BOARD, reports=[fabric_report(COMPLETED, COMPLETED, registration, COMPLETED)])
+    choice = choose(tmp_path, [CUDA, GENERIC], cuda=says(tmp_path / "cuda", log, rc, 2))
+    assert faults(choice)["cuda"] == reason
+    assert fallback(choice) == reason
+    assert fabric_decision(choice).evidence["states"][2] == ": ".join(registration)
+
+
+def test_a_fabric_manager_that_is_still_at_work_is_waited_for(
+    tmp_path: Path, nvidia: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.gpu.FABRIC_POLL_S", 0.01)
+    reports = [fabric_report(*[state] * 4) for state in (IN_PROGRESS, IN_PROGRESS, COMPLETED)]
+    install_nvidia_smi(nvidia, BOARD, reports=reports)
+    choice = choose(tmp_path, [CUDA, GENERIC], cuda=says(tmp_path / "cuda", on_cuda(), 0, 2))
+    assert choice.builds[0] == "cuda"
+    assert choice.fallback is None
+    assert len((nvidia / "asked").read_text()) == 3
+    assert fabric_decision(choice).reason == "ok"
+    assert fabric_decision(choice).evidence["states"] == ["Completed: Success"] * 4
+
+
+@pytest.mark.parametrize(
+    "gpus",
+    [
+        [T4],
+        BOARD[:1],
+        [line.replace("H100 80GB HBM3", "H100 PCIe") for line in BOARD],
+        [line.replace("H100 80GB HBM3", "H100 NVL") for line in BOARD],
+        [LIST_T4.format(index=index, free=14913) for index in range(4)],
+    ],
+)
+def test_gpus_without_an_nvswitch_are_not_asked_for_their_fabric(tmp_path: Path, nvidia: Path, gpus: list[str]) -> None:
+    install_nvidia_smi(nvidia, gpus, reports=[fabric_report(*[IN_PROGRESS] * 4)])
+    choice = choose(tmp_path, [CUDA, GENERIC], cuda=says(tmp_path / "cuda", on_cuda(), 0, 2))
+    assert choice.fallback is None
+    assert not (nvidia / "asked").exists()
+    assert not [d for d in choice.decisions if d.action == "read_fabric"]
 
 
 def test_a_fault_of_the_gpu_is_met_once_whatever_the_number_of_builds(tmp_path: Path, nvidia: Path) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.domain.gpu_faults import GpuFault, gpu_fault, presence_fault
+from tasks.domain.gpu_faults import GpuFault, fabric_fault, gpu_fault, has_nvswitch, parse_fabric, presence_fault
+from tests.agent.gpu_output import fabric_report
 
 
 @pytest.mark.parametrize(
@@ -49,3 +50,54 @@ def test_gpus_that_are_there_and_not_listed() -> None:
     assert presence_fault([{"error": "something new"}], None) is GpuFault.NOT_SEEN
     assert presence_fault([{"error": "NVIDIA-SMI has failed"}], 0) is None, "the tools alone are no GPU"
     assert presence_fault([], None) is None
+
+
+def gpus(*names: str) -> list[dict[str, object]]:
+    return [{"index": index, "name": name} for index, name in enumerate(names)]
+
+
+@pytest.mark.parametrize(
+    ("name", "joined"),
+    [
+        ("NVIDIA H100 80GB HBM3", True),
+        ("NVIDIA A100-SXM4-80GB", True),
+        ("NVIDIA H200", True),
+        ("NVIDIA B200", True),
+        ("NVIDIA A100-PCIE-40GB", False),
+        ("NVIDIA A100 80GB PCIe", False),
+        ("NVIDIA H100 PCIe", False),
+        ("NVIDIA H200 NVL", False),
+        ("NVIDIA L40S", False),
+        ("Tesla T4", False),
+    ],
+)
+def test_boards_with_an_nvswitch_are_told_by_the_names_of_their_gpus(name: str, joined: bool) -> None:
+    assert has_nvswitch(gpus(name, name)) is joined
+    assert not has_nvswitch(gpus(name)), "one GPU computes without a fabric"
+    assert not has_nvswitch([{"error": name}, {"error": name}])
+
+
+def test_the_registration_of_every_gpu_is_read_from_the_report() -> None:
+    assert parse_fabric(fabric_report(("Completed", "Success"), ("In Progress", "N/A"))) == [
+        ("Completed", "Success"), ("In Progress", "N/A"),
+    ]  # fmt: skip
+    without = "GPU 00000000:07:00.0\n    Product Name   : NVIDIA A100-SXM4-40GB\n    State          : P0\n"
+    assert parse_fabric(without) == [("", "")], "an older driver has no such section, and other states"
+    assert parse_fabric("NVIDIA-SMI has failed") == []
+
+
+@pytest.mark.parametrize(
+    ("state", "status", "fault"),
+    [
+        ("Completed", "Success", None),
+        ("N/A", "N/A", None),
+        ("", "", None),
+        ("Not Started", "N/A", GpuFault.FABRIC_MANAGER),
+        ("In Progress", "N/A", GpuFault.FABRIC_MANAGER),
+        ("Completed", "Insufficient Resources", GpuFault.FABRIC_MANAGER),
+    ],
+)
+def test_one_gpu_outside_the_fabric_is_a_fault(state: str, status: str, fault: GpuFault | None) -> None:
+    well = {"name": "NVIDIA H200", "fabric_state": "Completed", "fabric_status": "Success"}
+    assert fabric_fault([well, {**well, "fabric_state": state, "fabric_status": status}]) is fault
+    assert fabric_fault(gpus("Tesla T4")) is None
