@@ -78,10 +78,10 @@ def choose_runtime(
     machine = Machine(cpu_flags(), tuple(settled_gpus(clock, FABRIC_PATIENCE_S)), gpus_on_bus())
     choice = Choice()
     if has_nvswitch(machine.gpus):
-        fault = fabric_fault(machine.gpus)
+        fabric = fabric_fault(machine.gpus)
         states = [f"{gpu.get('fabric_state', '')}: {gpu.get('fabric_status', '')}" for gpu in machine.gpus]
         evidence: dict[str, Any] = {"states": states, "waited_s": round(clock() - began_s, 3)}
-        choice.decisions.append(Decision(clock(), "read_fabric", "gpus", _word(fault), evidence))
+        choice.decisions.append(Decision(clock(), "read_fabric", "gpus", _word(fabric), evidence))
     faults: dict[str, Fault] = {}
     chosen: Build | None = None
     of_gpus: dict[Any, Fault] = {}  # a GPU's own fault, which no other build with the same needs would mend
