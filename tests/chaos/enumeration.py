@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from itertools import count
 
 from tests.chaos.census import Site, call_sites
+from tests.chaos.direct import direct
+from tests.chaos.forked import in_a_copy
 from tests.chaos.scenarios import AT_EVERY_VENDOR, IN_MEMORY, Scenario
 from tests.chaos.stage import ELSEWHERE, Aftermath, Stage, dead_controller, ended
 from tests.chaos.trap import DEATHS, Death, How, Point, Trap, trapped_http
@@ -53,7 +55,7 @@ def enumerate_scenario(
     opened: Callable[[], AbstractContextManager[VendorWorld]],
     *,
     over_http: bool,
-    aftermaths: Sequence[Aftermath] = AFTERMATHS,
+    aftermaths_of: Callable[[Point, How], Sequence[Aftermath]] = lambda point, how: AFTERMATHS,
     take: Callable[[int], bool] = lambda n: True,
     anew: Callable[[], AbstractContextManager[VendorWorld]] | None = None,
     fates_of: Callable[[Point], Sequence[How]] = lambda point: point.fates,
@@ -66,19 +68,18 @@ def enumerate_scenario(
     tally = Tally(vendor, scenario.name)
     number = count()
     with opened() as world:
-        plain = _run(world, scenario, {}, Aftermath.SAME_HOST, tally, over_http)
+        plain = _run(world, scenario, {}, (Aftermath.SAME_HOST,), tally, over_http)
     points = list(dict.fromkeys(plain.points))
     tally.n_points, tally.kinds, tally.sites = len(points), {p.what for p in points}, set(plain.sites)
     for point in points:
         for how in fates_of(point):
-            for aftermath in aftermaths:
-                if aftermath not in scenario.aftermaths or not take(next(number)):
-                    continue
+            chosen = [a for a in aftermaths_of(point, how) if a in scenario.aftermaths and take(next(number))]
+            for alike in _alike(chosen, how):
                 for place in (opened, anew or opened):
                     with place() as world:
-                        trap = _run(world, scenario, {point: how}, aftermath, tally, over_http)
+                        trap = _run(world, scenario, {point: how}, alike, tally, over_http)
                     tally.sites |= trap.sites
-                    tally.n_runs += 1
+                    tally.n_runs += len(alike)
                     if point in trap.met:
                         break
                 else:
@@ -86,29 +87,47 @@ def enumerate_scenario(
     return tally
 
 
+def _alike(aftermaths: Sequence[Aftermath], how: How) -> list[tuple[Aftermath, ...]]:
+    """Those before which the same has happened: to a dead controller's tag they look from its own host or not."""
+    if how not in DEATHS:
+        return [tuple(aftermaths)] if aftermaths else []
+    here = tuple(a for a in aftermaths if a is not Aftermath.ELSEWHERE)
+    there = tuple(a for a in aftermaths if a is Aftermath.ELSEWHERE)
+    return [group for group in (here, there) if group]
+
+
 def _run(
     world: VendorWorld,
     scenario: Scenario,
     fates: dict[Point, How],
-    aftermath: Aftermath,
+    aftermaths: Sequence[Aftermath],
     tally: Tally,
     over_http: bool,
 ) -> Trap:
+    """One life of the controller, and each aftermath of it: all but the last in a copy of this process."""
     stage = Stage(world, over_http=over_http)
     dies = any(how in DEATHS for how in fates.values())
-    tag = "" if not dies else ELSEWHERE if aftermath is Aftermath.ELSEWHERE else dead_controller()
+    tag = "" if not dies else ELSEWHERE if Aftermath.ELSEWHERE in aftermaths else dead_controller()
     scenario.prepare(stage)
     trap = Trap(fates)
     # Waits are spread by the name of the run: in a fresh account always the same one, so that the points are the same.
     run = "run" if isinstance(world, MemoryWorld) else f"run-{next(_runs)}"
     told = ", ".join(f"{point.what} #{point.n}: {how}" for point, how in fates.items()) or "nothing happens"
+    *others, last = aftermaths
+
+    def leak(aftermath: Aftermath, problem: str) -> None:
+        tally.leaks.append(f"{tally.vendor}, {scenario.name}: {told}; then {aftermath}: {problem}")
+
     try:
         end = ended(lambda: scenario.program(stage, run, trap, tag))
         if trap.dead and not isinstance(end, Death):
             raise AssertionError(f"its death was swallowed: it ended with {end!r}")
-        stage.come_after(aftermath)
+        for other in others:
+            if problem := in_a_copy(partial(stage.come_after, other)):
+                leak(other, problem)
+        stage.come_after(last)
     except AssertionError as exc:
-        tally.leaks.append(f"{tally.vendor}, {scenario.name}: {told}; then {aftermath}: {exc}")
+        leak(last, str(exc))
     return trap
 
 
@@ -132,26 +151,32 @@ def enumerate_memory(
     ]
 
 
+@contextmanager
+def _direct_world(vendor: str) -> Iterator[VendorWorld]:
+    with open_world(vendor) as world, direct(world):
+        yield world
+
+
 def enumerate_vendor(
     vendor: str,
     *,
-    aftermaths: Sequence[Aftermath] = AFTERMATHS,
+    aftermaths_of: Callable[[Point, How], Sequence[Aftermath]] = lambda point, how: AFTERMATHS,
     take: Callable[[int], bool] = lambda n: True,
     scenarios: Sequence[Scenario] = AT_EVERY_VENDOR,
     fates_of: Callable[[Point], Sequence[How]] = lambda point: point.fates,
 ) -> list[Tally]:
     """Over the vendor's own SDK, in one account that every run must leave as it was."""
     over_http = speaks_http(vendor)
-    with open_world(vendor) as world:
+    with _direct_world(vendor) as world:
         return [
             enumerate_scenario(
                 vendor,
                 scenario,
-                (lambda: _fresh(world)) if over_http else (lambda: open_world(vendor)),
+                (lambda: _fresh(world)) if over_http else (lambda: _direct_world(vendor)),
                 over_http=over_http,
-                aftermaths=aftermaths,
+                aftermaths_of=aftermaths_of,
                 take=take,
-                anew=lambda: open_world(vendor),
+                anew=lambda: _direct_world(vendor),
                 fates_of=fates_of,
             )
             for scenario in scenarios

@@ -18,8 +18,9 @@ from tests.chaos.enumeration import (
     sites_missed,
     speaks_http,
 )
+from tests.chaos.forked import in_a_copy
 from tests.chaos.scenarios import AT_EVERY_VENDOR, IN_MEMORY
-from tests.chaos.stage import Stage, ended
+from tests.chaos.stage import Aftermath, Stage, dead_controller, ended
 from tests.chaos.trap import COMMIT_FATES, DEATHS, How, Point, Trap
 from tests.contract.worlds import names, open_world
 
@@ -113,3 +114,16 @@ def test_two_things_may_go_wrong_after_each_other() -> None:
                 ended(lambda stage=stage, trap=trap: stage.server_run("run", trap))  # type: ignore[misc]
                 assert trap.dead, point
                 stage.settle()
+
+
+def test_what_is_tried_in_a_copy_changes_nothing_here_and_tells_what_it_found() -> None:
+    with open_world("memory") as world:
+        stage = Stage(world)
+        dead = Trap({Point("create", 0): How.DIES_AFTER})
+        ended(lambda: stage.server_run("run", dead, dead_controller()))
+        before = stage.existing()
+        assert before, "its create took effect"
+        assert in_a_copy(lambda: stage.come_after(Aftermath.LOST_LEDGER)) == ""
+        assert stage.existing() == before
+        assert "left behind at" in in_a_copy(lambda: stage.check(stage.reap(dry_run=True)))
+    assert "ZeroDivisionError" in in_a_copy(lambda: 1 / 0)

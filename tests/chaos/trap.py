@@ -90,6 +90,11 @@ class Point(NamedTuple):
         failures = (How.REFUSED, How.GARBLED)
         return failures if self.n == 0 else (failures[self.n % 2],)
 
+    @property
+    def fates_with_deaths(self) -> tuple[How, ...]:
+        """`distinct_fates`, and at questions a death too: the state is no other one, but time has passed."""
+        return (*self.distinct_fates, How.DIES_AFTER) if self.only_asks else self.fates
+
 
 class NoAnswerError(Exception):
     """What a cloud without HTTP raises when its answer is lost or is none."""
