@@ -30,7 +30,7 @@ def variant_argv(runtime_dir: Path, model: Path, action: StartVariant, devices: 
     """The command line of one process; what the variant does not change is as in the ladder."""
     variant = action.variant
     threads = ",".join(map(str, variant.n_threads)) or str(action.n_threads or n_threads)
-    both = ["-m", str(model), "-t", threads, "-b", "2048", "-ub", "512"]
+    both = ["-m", str(model), "-t", threads, "-b", "2048", "-ub", "512", "-lm", "none"]
     if action.ngl is not None:
         both += ["-ngl", str(action.ngl)]
     if devices:
@@ -45,7 +45,7 @@ def variant_argv(runtime_dir: Path, model: Path, action: StartVariant, devices: 
             "-npp", str(variant.n_prompt[0]), "-ntg", str(variant.n_gen[0]),
             "-npl", ",".join(map(str, variant.sequences)), "--output-format", "jsonl",
         ]  # fmt: skip
-    argv = [str(runtime_dir / "bin" / "llama-bench"), *both, "-fa", "1", "-lm", "none", "-o", "jsonl",
+    argv = [str(runtime_dir / "bin" / "llama-bench"), *both, "-fa", "1", "-o", "jsonl",
             "-p", ",".join(map(str, variant.n_prompt)) or "0", "-n", ",".join(map(str, variant.n_gen)) or "0",
             "-r", str(variant.n_repeats)]  # fmt: skip
     for n_prompt, n_gen in variant.pg:

@@ -11,7 +11,7 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from tasks.domain.cells import PP, TG, Outcome
 from tasks.domain.errors import ConfigError
-from tasks.domain.memory import memory_needed_bytes
+from tasks.domain.memory import KV_CELL_PADDING, memory_needed_bytes
 from tasks.domain.offload import plan_offload
 from tasks.domain.policy import RunView
 
@@ -224,8 +224,11 @@ def _of_gpus(view: RunView, options: VariantOptions, machine: Machine, model: st
 
 
 def _batched(view: RunView, options: VariantOptions, machine: Machine, model: str, shape: Shape) -> List[Variant]:
-    """As many sequences as memory has room for; one process, which measures each number once."""
-    per_sequence = BATCHED_PROMPT + BATCHED_GEN
+    """As many sequences as memory has room for; one process, which measures each number once.
+
+    llama.cpp gives every sequence a context of its own, rounded up like any other.
+    """
+    per_sequence = -(-(BATCHED_PROMPT + BATCHED_GEN) // KV_CELL_PADDING) * KV_CELL_PADDING
     fitting = tuple(n for n in sorted(options.batched) if _fits(view, machine, model, n * per_sequence, "f16"))
     if not fitting:
         return []

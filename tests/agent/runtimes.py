@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 from pathlib import Path
 
 import pytest
 from agent.runtime import allowed_builds, read_manifest
+from runtime_recipe import load_recipe
 
 FAKE = Path(__file__).with_name("fake_llama_bench.py")
 
@@ -17,14 +19,13 @@ def cache() -> Path:
 
 
 def real_runtime() -> tuple[Path, str]:
-    """A runtime of the cache (or TOKENSWEEP_RUNTIME) and its best build for this CPU; skips where there is none."""
+    """This checkout's runtime in the cache (or TOKENSWEEP_RUNTIME) and its best build for this CPU; else skips."""
     told = os.environ.get("TOKENSWEEP_RUNTIME")
-    folders = [Path(told)] if told else sorted((cache() / "runtime").glob("*/manifest.json"))
-    for folder in [f.parent if f.name == "manifest.json" else f for f in folders]:
-        builds = allowed_builds(read_manifest(folder))
-        if builds:
-            return folder, builds[0]
-    pytest.skip(f"no llama.cpp runtime for this CPU in {cache() / 'runtime'}")
+    folder = Path(told) if told else cache() / "runtime" / load_recipe(platform.machine()).runtime_id
+    builds = allowed_builds(read_manifest(folder))
+    if not builds:
+        pytest.skip(f"no llama.cpp runtime for this CPU in {folder}")
+    return folder, builds[0]
 
 
 def real_model() -> Path:

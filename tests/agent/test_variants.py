@@ -13,11 +13,13 @@ from tasks.domain.actions import StartVariant
 from tasks.domain.events import VariantEnded, event_from_dict
 from tasks.domain.run_plan import LadderStep
 from tasks.domain.variants import Variant
+from tasks.lake import land, open_lake, query, rows_from_events
 from tests.agent.agent_run import AgentRun, of_kind, outcomes, plan_for
 from tests.agent.gpu_output import LIST_T4, USE_T4, install_nvidia_smi
 from tests.agent.model_server import ModelServer
 from tests.agent.runtimes import real_model, real_runtime
 from tests.agent.small_gguf import small_gguf
+from tests.unit.lake_runs import make_context
 
 LADDER = (LadderStep("pp", 16, 2.0), LadderStep("tg", 8, 1.0))
 
@@ -49,6 +51,33 @@ def test_the_real_engine_measures_depth_combined_cells_and_cache_types(
     assert all(len(r["samples_ns"]) == 3 for e in (depth, combined, cache) for r in e.rows)
     assert {p["name"] for p in of_kind(lines, "Phase")} >= {"variant"}
     assert run.processes() == []
+
+
+def test_the_real_engine_decodes_several_sequences_at_once(
+    agent_pyz: Path, tmp_path: Path, server: ModelServer
+) -> None:
+    runtime, _ = real_runtime()
+    data = real_model().read_bytes()
+    run = AgentRun(agent_pyz, tmp_path / "run", runtime)
+    models, wanted = {"tiny": (server.put("/tiny", data), data)}, {"batched": [1, 3, 100_000]}
+    plan = plan_for(models, ladder=LADDER, variants=wanted, n_threads=1)
+    run.put(plan)
+    lines = run.finish()
+    (batched,) = ended(lines)
+    assert (batched.variant, batched.label, batched.outcome) == ("batched", "1-3", "measured"), batched.detail
+    assert [(r["pl"], r["pp"], r["tg"]) for r in batched.rows] == [(1, 128, 32), (3, 128, 32)]
+    for row in batched.rows:
+        assert row["n_kv_max"] == 3 * 256, "what was reckoned with when memory was looked at"
+        assert row["speed_tg"] == pytest.approx(row["pl"] * 32 / row["t_tg"], rel=0.01)
+        assert row["speed"] == pytest.approx(row["pl"] * 160 / row["t"], rel=0.01)
+    assert run.processes() == []
+
+    land(tmp_path / "lake", "r", rows_from_events(plan, lines, make_context()))
+    with open_lake(tmp_path / "lake") as lake:
+        one, three = query(lake, "FROM v_concurrency ORDER BY n_sequences").to_dicts()
+    assert (one["n_sequences"], three["n_sequences"]) == (1, 3)
+    assert three["tg_tok_per_s"] == batched.rows[1]["speed_tg"]
+    assert three["speedup"] == pytest.approx(batched.rows[1]["speed_tg"] / batched.rows[0]["speed_tg"])
 
 
 def test_anchors_of_the_real_engine_come_at_the_start_the_middle_and_the_end(
@@ -170,8 +199,8 @@ def test_batched_decoding_is_asked_for_as_its_program_wants_it() -> None:
     assert argv[0] == "/r/bin/llama-batched-bench"
     pairs = dict(zip(argv[1::2], argv[2::2], strict=True))
     assert pairs == {
-        "-m": "/m.gguf", "-t": "4", "-b": "2048", "-ub": "512", "-ngl": "33", "-fa": "on", "-c": "1600", "-npp": "128",
-        "-ntg": "32", "-npl": "1,5,10", "--output-format": "jsonl",
+        "-m": "/m.gguf", "-t": "4", "-b": "2048", "-ub": "512", "-lm": "none", "-ngl": "33", "-fa": "on", "-c": "1600",
+        "-npp": "128", "-ntg": "32", "-npl": "1,5,10", "--output-format": "jsonl",
     }  # fmt: skip
 
 
