@@ -12,7 +12,8 @@ from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settin
 from flows.limits import existing as existing_limits
 from flows.limits import vendor_slot
 from flows.orders import key, serve_models, server_order
-from flows.server import ServerOrder, ServerReport, reports, run_server, server, start_gate
+from flows.server import ServerOrder, ServerReport, StartPlace, reports, run_server, server, start_place
+from flows.subflow import Subflows
 from tasks.artifacts import SweepProgress
 from tasks.domain.errors import TokensweepError
 from tasks.domain.sweep_plan import PlannedServer
@@ -36,7 +37,7 @@ async def run_inline(
     """One report per chosen server, in their order. When this is cancelled every server is torn down first."""
     places = asyncio.Semaphore(prepared.preset.max_parallel)
     gate = asyncio.Semaphore(starts_at_once)
-    start_gate.set(gate)
+    subflows = Subflows(server)
     log = get_run_logger()
     progress = SweepProgress(prepared.plan.sweep_id, len(chosen), prepared.plan.max_usd)
     await progress.begin()
@@ -46,8 +47,13 @@ async def run_inline(
         async with places, vendor_slot(planned.offer.vendor, limits):
             order = await in_thread(server_order, prepared, planned, services, urls)
             await gate.acquire()
+            place = StartPlace(gate)
+            start_place.set(place)
             log.info("%s: started, at most %s USD", order.server, planned.high_usd)
-            report = await _guarded(order, services)
+            try:
+                report = await _guarded(order, services, subflows, place)
+            finally:
+                place.give_back()
             log.info("%s: %s %s %s", report.server, report.outcome, report.reason, report.detail)
             await progress.done(report.server, report.outcome, services)
             return report
@@ -64,17 +70,19 @@ async def run_inline(
             raise
 
 
-async def _guarded(order: ServerOrder, services: Services) -> ServerReport:
+async def _guarded(order: ServerOrder, services: Services, subflows: Subflows, place: StartPlace) -> ServerReport:
     """A subflow that fails in a way nobody foresaw (Prefect's API gone, say) must not take the others with it."""
     try:
         with tags(order.vendor, f"sweep:{order.sweep_id}"):
-            return await server(order)
+            report: ServerReport = await subflows.run(f"{order.vendor}/{order.server}", order=order)
+            return report
     except Exception as exc:
         if order.server_run_id in reports:  # it ran; only Prefect could not store how it ended
             return reports[order.server_run_id]
         if isinstance(exc, TokensweepError) or services.ledger.server_run(order.server_run_id) is not None:
             return _failed(order, exc)
         get_run_logger().warning("%s runs without Prefect, which cannot be reached: %s", order.server, exc)
+    place.give_back()
     try:
         return await run_server(order)
     except Exception as exc:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import replace
 from decimal import Decimal
@@ -43,7 +42,21 @@ from tasks.wiring import Services, open_services
 SETUP_S = 300.0
 """Beside the deadline of the run itself: what create, connect, upload and teardown may take."""
 
-start_gate: ContextVar[asyncio.Semaphore | None] = ContextVar("start_gate", default=None)
+
+class StartPlace:
+    """One of the places of those that start just now: Prefect's API does not bear more. Given back once, by whoever
+    comes first: the subflow's first line, or its parent when it never came so far."""
+
+    def __init__(self, gate: asyncio.Semaphore) -> None:
+        self._gate: asyncio.Semaphore | None = gate
+
+    def give_back(self) -> None:
+        if self._gate is not None:
+            self._gate.release()
+            self._gate = None
+
+
+start_place: ContextVar[StartPlace | None] = ContextVar("start_place", default=None)
 
 
 class ServerOrder(BaseModel):
@@ -77,15 +90,6 @@ reports: dict[str, ServerReport] = {}
 """Of the runs of this process that have ended, by server_run_id; known even when Prefect's API is gone."""
 
 
-@asynccontextmanager
-async def through_the_gate() -> AsyncIterator[None]:
-    """Let only a few subflows start at a time: Prefect's API does not bear more. Released on the first line inside."""
-    gate = start_gate.get()
-    if gate is not None:
-        gate.release()
-    yield
-
-
 @flow(
     name="server",
     flow_run_name="{order.vendor}/{order.server}",
@@ -94,9 +98,10 @@ async def through_the_gate() -> AsyncIterator[None]:
 )
 async def server(order: ServerOrder) -> ServerReport:
     """Run one server to its end. Never raises for what a server can do wrong: that is in the report and the lake."""
-    async with through_the_gate():
-        with stops_on_signals():
-            return await run_server(order)
+    if place := start_place.get():
+        place.give_back()
+    with stops_on_signals():
+        return await run_server(order)
 
 
 async def run_server(order: ServerOrder) -> ServerReport:
