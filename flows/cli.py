@@ -55,13 +55,14 @@ def plan(
     label: Label = "",
     offline: Annotated[bool, typer.Option("--offline", help="By the catalogue as it was last read here.")] = False,
     max_usd: Annotated[float | None, typer.Option(help="What this much would measure, and what only predict.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="List every server type, and why each is not run.")] = False,
     as_json: Json = False,
 ) -> None:
     """Show what a sweep would do and what it may cost. Creates nothing."""
     if max_usd is not None:
-        choose_command.show_choice(Settings(), preset, server, label, max_usd, as_json, offline=offline)
+        choose_command.show_choice(Settings(), preset, server, label, max_usd, as_json, offline=offline, every=every)
         return
-    commands.show_plan(Settings(), preset, server, label, as_json, offline=offline)
+    commands.show_plan(Settings(), preset, server, label, as_json, offline=offline, every=every)
 
 
 @app.command()

@@ -28,8 +28,16 @@ def print_json(value: Any) -> None:
 
 
 def show_plan(
-    settings: Settings, preset_name: str, server: str, label: str, as_json: bool, *, offline: bool = False
+    settings: Settings,
+    preset_name: str,
+    server: str,
+    label: str,
+    as_json: bool,
+    *,
+    offline: bool = False,
+    every: bool = False,
 ) -> None:
+    from flows import plan_tables
     from tasks.engine import engine_for
     from tasks.planning import prepare
     from tasks.presets import load_preset
@@ -41,7 +49,11 @@ def show_plan(
     if as_json:
         print_json(asdict(prepared.plan))
         return
-    render.plan(prepared.plan)
+    plan_tables.plan(prepared.plan, every=every)
+    if any(s.over_budget for s in prepared.plan.servers):
+        render.hint(
+            f"tokensweep plan {preset_name} --max-usd {preset.max_usd}   # which of them that money measures best"
+        )
     render.hint(f"tokensweep run {preset_name} --max-usd {preset.max_usd}")
 
 

@@ -8,11 +8,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import humanize
-import polars as pl
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.measure import Measurement
@@ -22,8 +20,10 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from tasks.domain.sweep_plan import SweepPlan
 from tasks.progress import Step, listening
+
+if TYPE_CHECKING:
+    import polars as pl
 
 # A pipe or a log file has no width of its own; 80 columns would cut every name.
 PIPE_WIDTH = 180
@@ -88,49 +88,6 @@ _started = time.monotonic()
 def _plain_line(step: Step) -> None:
     share = "" if step.share is None else f" {100 * step.share:.0f} %"
     sys.stderr.write(f"{time.monotonic() - _started:7.1f} s  {step.server or 'sweep'}{share}: {step.what}\n")
-
-
-def plan(sweep_plan: SweepPlan) -> None:
-    table = Table(title=f"Plan of {sweep_plan.sweep_id}", title_justify="left")
-    for name in ("vendor", "server", "vCPU", "memory", "USD/h", "minutes", "USD", "models", "run"):
-        table.add_column(name, justify="right" if name in ("vCPU", "memory", "USD/h", "minutes", "USD") else "left")
-    for s in sweep_plan.servers[:ROWS_SHOWN]:
-        table.add_row(
-            s.offer.vendor,
-            s.offer.name,
-            str(s.offer.vcpus),
-            humanize.naturalsize(s.offer.memory_bytes, binary=True),
-            f"{s.offer.usd_per_hour.normalize():f}",
-            f"{s.low_s / 60:.0f}–{s.high_s / 60:.0f}",
-            f"{s.low_usd}–{s.high_usd}",
-            " ".join(s.models),
-            "[green]yes[/green]" if s.run else f"[yellow]no: {s.why}[/yellow]",
-        )
-    out.print(table)
-    if len(sweep_plan.servers) > ROWS_SHOWN:
-        out.print(f"… and {len(sweep_plan.servers) - ROWS_SHOWN} more; --json has them all.")
-        _by_vendor(sweep_plan)
-    out.print(
-        f"TOTAL {len(sweep_plan.to_run())} servers, {sweep_plan.low_usd}–{sweep_plan.high_usd} USD "
-        f"(worst case, if every gate passes only just); cap {sweep_plan.max_usd} USD"
-    )
-
-
-def _by_vendor(sweep_plan: SweepPlan) -> None:
-    """Of a long plan, what people want to know first: how many of each vendor run, for how much, and why not."""
-    table = Table(title="By vendor", title_justify="left")
-    for name in ("vendor", "servers", "USD at most", "not run, and why"):
-        table.add_column(name, justify="right" if name in ("servers", "USD at most") else "left")
-    for vendor in dict.fromkeys(s.offer.vendor for s in sweep_plan.servers):
-        ours = [s for s in sweep_plan.servers if s.offer.vendor == vendor]
-        why = Counter("no money left under the cap" if s.over_budget else s.why for s in ours if not s.run)
-        table.add_row(
-            vendor,
-            str(sum(s.run for s in ours)),
-            str(sum((s.high_usd for s in ours if s.run), Decimal(0))),
-            "; ".join(f"{n}: {reason}" for reason, n in why.most_common()),
-        )
-    out.print(table)
 
 
 def closing(services: Any, result: Any) -> None:

@@ -13,7 +13,6 @@ from typing import Any, Protocol, runtime_checkable
 
 from tasks.clouds.base import Classified, Cloud, ServerType, Traits
 from tasks.domain.errors import ConfigError
-from tasks.lake.server_types import newest_reading, write_reading
 
 DEFAULT_SELECTION = 3
 
@@ -51,6 +50,8 @@ class OfflineCatalog:
 
     @cached_property
     def _types(self) -> dict[str, ServerType]:
+        from tasks.lake.server_types import newest_reading
+
         frame = newest_reading(self.root, self.vendor)
         if frame is None:
             raise ConfigError(
@@ -79,6 +80,8 @@ class OfflineCatalog:
 
 def refresh(cloud: Cloud, root: Path) -> tuple[Path, int]:
     """Read the vendor's server types and prices and keep them; returns the file and the number of types."""
+    from tasks.lake.server_types import write_reading
+
     kinds = cloud.catalog()
     path = write_reading(root, cloud.vendor, _rows(kinds), datetime.now(UTC))
     return path, len(kinds)
@@ -100,6 +103,8 @@ class Imported:
 
 def keep(kinds: Iterable[ServerType], root: Path, read_at: datetime, skipped: Mapping[str, str]) -> Imported:
     """Keep server types that came from elsewhere, by vendor."""
+    from tasks.lake.server_types import write_reading
+
     by_vendor: dict[str, list[ServerType]] = {}
     for kind in kinds:
         by_vendor.setdefault(kind.vendor, []).append(kind)

@@ -112,6 +112,7 @@ def _agent(cache_dir: Path) -> Path:
     return built.rename(folder / f"agent-{digest}.pyz")
 
 
+@cache
 def _module(name: str) -> ModuleType:
     """A module of agent-image/, whose name with a dash keeps it from being a package."""
     spec = importlib.util.spec_from_file_location(f"agent_image_{name}", _IMAGE / f"{name}.py")

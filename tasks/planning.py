@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from fnmatch import fnmatchcase
 from functools import cache
@@ -28,7 +29,6 @@ from tasks.lake.earlier import Known, known_cells
 from tasks.lake.resume import Measured
 from tasks.lake_access import lake_address
 from tasks.models.catalogue import load_catalogue, select_models
-from tasks.models.synthesize import random_spec, synthesize
 from tasks.presets import Preset, load_preset
 from tasks.wiring import Services
 
@@ -114,6 +114,9 @@ def _spread(kinds: Sequence[ServerType], n: int | None) -> list[ServerType]:
 
 def in_places(kind: ServerType, wanted: Sequence[str]) -> ServerType:
     """The type with only those of its places that are wanted, and the price of the cheapest of them."""
+    if not wanted and kind.prices.keys() <= set(kind.places):
+        cheapest = min(kind.prices.values(), default=kind.price_per_hour)
+        return kind if kind.price_per_hour == cheapest else replace(kind, price_per_hour=cheapest)
     places = tuple(place for place in kind.places if not wanted or any(fnmatchcase(place, w) for w in wanted))
     prices = {place: price for place, price in kind.prices.items() if place in places}
     return replace(kind, places=places, prices=prices, price_per_hour=min(prices.values(), default=kind.price_per_hour))
@@ -127,16 +130,25 @@ def model_specs(preset: Preset, services: Services) -> tuple[ModelSpec, ...]:
     elif preset.weights == "real":
         specs = [model.real_spec() for model in chosen]
     else:
+        from tasks.models.synthesize import random_spec, synthesize  # with numpy and gguf
+
         folder = services.settings.cache_dir / "models"
         specs = [random_spec(model, synthesize(model, folder), ()) for model in chosen]
     return tuple(sorted(specs, key=lambda m: m.planned_bytes))
 
 
 def prepare(
-    preset: Preset, services: Services, engine: Engine, *, label: str = "", only: str = "", offline: bool = False
+    preset: Preset,
+    services: Services,
+    engine: Engine,
+    *,
+    label: str = "",
+    only: str = "",
+    offline: bool = False,
+    lake: Lake | None = None,
 ) -> PreparedSweep:
     """Plan the sweep. `only`: a single server type. offline: by the catalogue as it was last read here, for which no
-    account is needed. A second call with the same lake gives the same plan."""
+    account is needed. lake: one that is open already. A second call with the same lake gives the same plan."""
     wanted = preset.model_copy(update={"servers": (only,)}).wanted() if only else preset.wanted()
     clouds: dict[str, Catalog] = {v: services.offline(v) if offline else services.cloud(v) for v in wanted}
     for cloud in clouds.values():
@@ -149,18 +161,18 @@ def prepare(
     earlier: dict[str, Measured] = {}
     done: dict[str, set[str]] = {}
     sold = {vendor: server_types(cloud, wanted[vendor]) for vendor, cloud in clouds.items()}
-    with open_lake(lake_address(services.settings), documented=False) as lake:
+    with nullcontext(lake) if lake else open_lake(lake_address(services.settings), documented=False) as lake:
         names = [(vendor, name) for vendor, kinds in sold.items() for name in kinds]
         known = known_cells(lake, names, simulated=preset.weights == SIMULATED)
         for vendor in clouds:
             earlier[vendor] = measured_cells(lake, sweep_id, vendor=vendor)
             done[vendor] = _done(lake, sweep_id, models, preset, vendor, earlier[vendor])
+    planned, cache_dir = _planner(models, preset, rates), services.settings.cache_dir
     for vendor, cloud in clouds.items():
         for name, offered in sold[vendor].items():
             kind = in_places(offered, preset.places)
             types[f"{vendor}/{name}"] = kind
-            cannot = _cannot(kind, preset, services)
-            servers.append(_planned(kind, cloud.traits, models, preset, rates, cannot, done=name in done[vendor]))
+            servers.append(planned(kind, cloud.traits, _cannot(kind, preset, cache_dir), name in done[vendor]))
     return PreparedSweep(preset, plan_sweep(sweep_id, servers, preset.max_usd), models, types, earlier, known)
 
 
@@ -198,7 +210,7 @@ def configure_vendors(prepared: PreparedSweep, services: Services) -> None:
             cloud.configure(dict(preset.vendor_options) if vendor == preset.vendor else {})
 
 
-def _cannot(kind: ServerType, preset: Preset, services: Services) -> str:
+def _cannot(kind: ServerType, preset: Preset, cache_dir: Path) -> str:
     """Why this server type cannot be run at all, or ""."""
     if kind.price_source.startswith(NO_PRICE):
         return f"its price is not known: {kind.price_source.removeprefix(NO_PRICE)}"
@@ -206,7 +218,7 @@ def _cannot(kind: ServerType, preset: Preset, services: Services) -> str:
         return "it is not sold in any of the wanted places"
     if preset.weights == SIMULATED:
         return ""
-    return _no_engine(services.settings.cache_dir, kind.arch, gpu_model_of(kind))
+    return _no_engine(cache_dir, kind.arch, gpu_model_of(kind))
 
 
 @cache
@@ -214,28 +226,30 @@ def _no_engine(cache_dir: Path, arch: str, gpu_model: str) -> str:
     return why_no_engine(cache_dir, arch, gpu_model)
 
 
-def _planned(
-    kind: ServerType,
-    traits: Traits,
-    models: Sequence[ModelSpec],
-    preset: Preset,
-    rates: Mapping[str, Rate],
-    cannot: str,
-    *,
-    done: bool,
-) -> PlannedServer:
-    return plan_server(
-        _offer(kind, models, rates, spot=preset.spot),
-        models,
-        preset.ladder(),
-        n_repeats=policy_for(preset.policy, preset.policy_options).n_repeats,
-        max_usd=preset.max_usd_per_server,
-        deadline_s=preset.deadline_s,
-        done=done,
-        cannot=cannot,
-        billing_minimum_s=traits.billing_minimum_s,
-        billing_increment_s=traits.billing_increment_s,
-    )
+def _planner(
+    models: Sequence[ModelSpec], preset: Preset, rates: Mapping[str, Rate]
+) -> Callable[[ServerType, Traits, str, bool], PlannedServer]:
+    """What plans a server type: with its vendor's traits, why it cannot be had, and whether it is done already.
+    What is the same for all of thousands is worked out once."""
+    ladder, today = preset.ladder(), datetime.now(UTC).date()
+    n_repeats = policy_for(preset.policy, preset.policy_options).n_repeats
+    disk_bytes = boot_disk_bytes(models)
+
+    def planned(kind: ServerType, traits: Traits, cannot: str, done: bool) -> PlannedServer:
+        return plan_server(
+            _offer(kind, disk_bytes, rates, today, spot=preset.spot),
+            models,
+            ladder,
+            n_repeats=n_repeats,
+            max_usd=preset.max_usd_per_server,
+            deadline_s=preset.deadline_s,
+            done=done,
+            cannot=cannot,
+            billing_minimum_s=traits.billing_minimum_s,
+            billing_increment_s=traits.billing_increment_s,
+        )
+
+    return planned
 
 
 def _done(
@@ -248,7 +262,7 @@ def _done(
     return set(completed_servers(lake, sweep_id, vendor=vendor)) | whole
 
 
-def _offer(kind: ServerType, models: Sequence[ModelSpec], rates: Mapping[str, Rate], *, spot: bool) -> Offer:
+def _offer(kind: ServerType, disk_bytes: int, rates: Mapping[str, Rate], today: date, *, spot: bool) -> Offer:
     """The highest price of the wanted places, since any of them may be where the server comes to be."""
     price = max((kind.price_in(place, spot=spot) for place in kind.places), default=kind.price_per_hour)
     return Offer(
@@ -256,8 +270,8 @@ def _offer(kind: ServerType, models: Sequence[ModelSpec], rates: Mapping[str, Ra
         name=kind.name,
         vcpus=kind.vcpus,
         memory_bytes=kind.memory_bytes,
-        disk_bytes=kind.disk_bytes or boot_disk_bytes(models),
-        usd_per_hour=to_usd(price, kind.currency, rates, today=datetime.now(UTC).date()).usd,
+        disk_bytes=kind.disk_bytes or disk_bytes,
+        usd_per_hour=to_usd(price, kind.currency, rates, today=today).usd,
         link_bytes_per_s=kind.link_bytes_per_s,
     )
 

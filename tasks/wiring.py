@@ -18,11 +18,11 @@ from tasks.clouds.clock import Clock, clock_of
 from tasks.clouds.traits import TRAITS
 from tasks.domain.errors import ConfigError
 from tasks.domain.lifecycle import LedgerError
-from tasks.ledger import Ledger
 from tasks.settings import Settings
 
 if TYPE_CHECKING:
     from tasks.clouds.local import LocalCloud
+    from tasks.ledger import Ledger
 
 logger = logging.getLogger(__name__)
 
@@ -82,12 +82,16 @@ class Services:
 
     @cached_property
     def ledger(self) -> Ledger:
+        from tasks.ledger import Ledger  # with SQLAlchemy, which a plan can do without
+
         make_home(self.settings.home)
         return Ledger(self.settings.ledger)
 
     def ledger_or_volatile(self) -> tuple[Ledger, bool]:
         """For what must work when the ledger is lost or broken (reaper, leaks): then a volatile one and False, and
         only the tags of the resources themselves are left to go by."""
+        from tasks.ledger import Ledger
+
         try:
             self.ledger.open_rows()
             return self.ledger, True
