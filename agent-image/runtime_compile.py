@@ -120,8 +120,9 @@ class Compiler:
             f"CMAKE_C_FLAGS={flags}",
             f"CMAKE_CXX_FLAGS={flags}",
             f"CMAKE_PROJECT_llama.cpp_INCLUDE={hook}",
-            # Asked of git otherwise, which would answer for whatever checkout the cache lies in.
+            # Asked of git otherwise, which would answer for whatever checkout the cache lies in: no such program, then.
             f"LLAMA_BUILD_COMMIT={self.recipe.source.commit}",
+            "GIT_EXE=OFF",
             "LLAMA_BUILD_NUMBER=0",
         )
         what = f"{' and '.join(targets)} ({build.name})"

@@ -245,6 +245,10 @@ def test_what_is_no_elf_file_is_refused(tmp_path: Path) -> None:
 CMAKE_LISTS = """
 cmake_minimum_required(VERSION 3.19)
 project(llama.cpp C CXX)
+find_program(GIT_EXE NAMES git)
+if(GIT_EXE)
+  message(FATAL_ERROR "git would answer for the checkout that the cache lies in")
+endif()
 set(CMAKE_LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
 set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
 add_library(ggml-base SHARED ggml/base.cpp)
