@@ -13,7 +13,7 @@ from tasks.settings import Settings
 from tasks.wiring import open_services
 
 _HARDWARE = """
-SELECT h.vendor, h.server, h.cpu_model, h.n_cores, h.gpu_model, h.n_gpus
+SELECT h.vendor, h.server, h.cpu_model, h.n_cores, h.l3_bytes, h.gpu_model, h.n_gpus, h.vram_total_bytes
 FROM hardware AS h
 JOIN server_runs AS r USING (sweep_id, server_run_id)
 QUALIFY row_number() OVER (PARTITION BY h.vendor, h.server ORDER BY r.started_at DESC) = 1
@@ -74,6 +74,8 @@ def _machine(planned: PlannedServer, seen: dict[str, Any]) -> Machine:
         gpu_count=seen.get("n_gpus") or 0,
         memory_bytes=offer.memory_bytes,
         usd_per_hour=float(offer.usd_per_hour),
+        l3_bytes=seen.get("l3_bytes") or 0,
+        vram_bytes=seen.get("vram_total_bytes") or 0,
     )
 
 

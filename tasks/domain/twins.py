@@ -1,8 +1,9 @@
 """Twin groups: servers on which an LLM should run equally fast.
 
-Same CPU model, threads, vCPUs and GPU. Measured on the public runs of Spare Cores, a twin's speed is as near as that of
-the same server measured twice (median 4 %), whatever family or vendor it is of; twins differ in memory, so in how far
-up the ladder they reach.
+Same vendor, CPU model, threads, vCPUs, third-level cache and GPU with its memory, and both on bare metal or neither.
+Measured on the public runs of Spare Cores, a twin's speed is as near as that of the same server measured twice (median
+4 %), whatever family it is of; twins differ in memory, so in how far up the ladder they reach. The same CPU name at
+another vendor is another chip or another share of it: 18 % apart in the median, so that is no twin.
 """
 
 from __future__ import annotations
@@ -13,7 +14,11 @@ from typing import Iterable, Optional, Sequence
 
 @dataclass(frozen=True)
 class Machine:
-    """A server type as far as its speed is concerned. memory_bytes limits only which models it reaches."""
+    """A server type as far as its speed is concerned. memory_bytes limits only which models it reaches.
+
+    cpu_model: as the server itself saw it, since vendors lend one type on several CPUs; "" where it is not known.
+    sweep: of machines that are compared after the fact, only those of one sweep are: months change hosts and drivers.
+    """
 
     vendor: str
     server: str
@@ -24,10 +29,19 @@ class Machine:
     gpu_count: int = 0
     memory_bytes: int = 0
     usd_per_hour: Optional[float] = None
+    l3_bytes: int = 0
+    vram_bytes: int = 0
+    sweep: str = ""
 
     @property
-    def key(self) -> tuple[str, int, int, str, int]:
-        return self.cpu_model, self.n_cpus, self.n_threads, self.gpu_model, self.gpu_count
+    def key(self) -> tuple[object, ...]:
+        chip = self.vendor, self.cpu_model, self.n_cpus, self.n_threads, self.l3_bytes, self.on_bare_metal
+        return (*chip, self.gpu_model, self.gpu_count, self.vram_bytes >> 30, self.sweep)
+
+    @property
+    def on_bare_metal(self) -> bool:
+        """By its name: vendors that rent bare metal say so there, and no price list tells it."""
+        return "metal" in self.server.lower()
 
     @property
     def name(self) -> str:

@@ -8,26 +8,28 @@ from tasks.domain.cells import Cell
 from tasks.domain.known import KnownCell
 from tasks.lake.db import Lake
 
-# A server's own runs stand before those of its twins (same CPU model, CPUs, cores and GPUs), a speed before the bound
+# A server's own runs stand before those of its twins (tasks/domain/twins.py), a speed before the bound
 # that a stopped cell gives, and the newer run before the older one. Weights of one shape are equally fast whatever
 # their values; simulated ones tell of simulated servers only.
 _KNOWN = """
 WITH wanted AS (
     SELECT unnest($vendors) AS vendor, unnest($servers) AS server
 ), hardware_now AS (
-    SELECT h.vendor, h.server, h.cpu_model, h.n_cpus, h.n_cores, coalesce(h.gpu_model, '') AS gpu_model,
-        coalesce(h.n_gpus, 0) AS n_gpus
+    SELECT h.vendor, h.server, h.cpu_model, h.n_cpus, h.n_cores, coalesce(h.l3_bytes, 0) AS l3_bytes,
+        contains(lower(h.server), 'metal') AS on_bare_metal, coalesce(h.gpu_model, '') AS gpu_model,
+        coalesce(h.n_gpus, 0) AS n_gpus, coalesce(h.vram_total_bytes, 0) >> 30 AS vram_gib
     FROM hardware AS h
     JOIN server_runs AS r USING (sweep_id, server_run_id)
     QUALIFY row_number() OVER (PARTITION BY h.vendor, h.server ORDER BY r.started_at DESC) = 1
 ), kin AS (
     SELECT vendor, server, vendor AS of_vendor, server AS of_server, true AS same FROM wanted
     UNION ALL
-    SELECT w.vendor, w.server, t.vendor, t.server, false
+    SELECT w.vendor, w.server, t.vendor, t.server, false  -- as tasks/domain/twins.py has it
     FROM wanted AS w
     JOIN hardware_now AS h USING (vendor, server)
-    JOIN hardware_now AS t USING (cpu_model, n_cpus, n_cores, gpu_model, n_gpus)
-    WHERE (t.vendor, t.server) <> (w.vendor, w.server)
+    JOIN hardware_now AS t
+        USING (vendor, cpu_model, n_cpus, n_cores, l3_bytes, on_bare_metal, gpu_model, n_gpus, vram_gib)
+    WHERE t.server <> w.server
 ), stopped AS (
     SELECT sweep_id, server_run_id, subject, max(TRY_CAST(evidence ->> '$.run_s' AS DOUBLE)) AS run_s
     FROM decisions

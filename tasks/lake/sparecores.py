@@ -6,6 +6,7 @@ with `meta.json`, `stdout` and `stderr`; task `llm` is llama-bench, `lscpu` and 
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -45,6 +46,8 @@ MODELS = (
     PublishedModel("phi-4", "phi-4-q4.gguf", 8633.72),
     PublishedModel("llama-3.3-70b", "Llama-3.3-70B-Instruct-Q4_K_M.gguf", 40550.61),
 )
+_CACHE = re.compile(r"([0-9.]+) *([KM]?)i?B?(?: |$)")
+_UNIT_BYTES = {"": 1, "K": 2**10, "M": 2**20}
 MODEL_OF_FILE = {m.file: m for m in MODELS}
 LADDER = tuple((task, n) for task, gates in CLASSIC_MIN_TOK_PER_S.items() for n in gates)
 
@@ -123,6 +126,21 @@ def every_cell() -> Iterator[Cell]:
     for model in MODELS:
         for task, n_tokens in LADDER:
             yield Cell(model.name, task, n_tokens)
+
+
+def cpu_that_ran(cpu_info: Any, listed: Any) -> str | None:
+    """The CPU by llama-bench's own word. Their listing of the hardware is of another boot of the server type, for
+    which the vendor may have lent another CPU; of Arm llama-bench says "CPU" and no more."""
+    seen = cpu_info if isinstance(cpu_info, str) and cpu_info not in ("", "CPU") else None
+    return seen or (listed if isinstance(listed, str) and listed else None)
+
+
+def cache_bytes(text: Any) -> int | None:
+    """lscpu's "37486592 (1 instance)" or "32 MiB"; None for what is neither."""
+    found = _CACHE.match(text) if isinstance(text, str) else None
+    if found is None:
+        return None
+    return round(float(found[1]) * _UNIT_BYTES[found[2] or ""])
 
 
 def utc(text: Any) -> datetime | None:

@@ -11,7 +11,15 @@ from typing import Any
 from xml.etree import ElementTree
 
 from tasks.domain.cells import PP, TG, Cell, Reason
-from tasks.lake.sparecores import MODEL_OF_FILE, PublishedCell, PublishedRun, every_cell, utc
+from tasks.lake.sparecores import (
+    MODEL_OF_FILE,
+    PublishedCell,
+    PublishedRun,
+    cache_bytes,
+    cpu_that_ran,
+    every_cell,
+    utc,
+)
 from tasks.lake.sparecores_log import read_log
 
 MAX_FILE_BYTES = 64 * 2**20
@@ -43,7 +51,7 @@ def read_server(folder: Path, damage: Counter[str]) -> PublishedRun | None:
     run.error = str(meta.get("error_msg") or "")[:500]
     run.engine_commit = str(meta.get("version") or "")
     run.downloads = log.downloads
-    run.hardware = _hardware(folder, damage)
+    run.hardware = _hardware(folder, next((r[0].get("cpu_info") for r in rows.values()), None), damage)
     if rows or log.calls or log.run_ended or log.no_model:
         for cell in every_cell():
             run.cells[cell] = _cell(rows.get(cell), log.calls.get(cell), *log.why_not(cell))
@@ -113,8 +121,11 @@ def _json(path: Path, damage: Counter[str]) -> Any:
         return None
 
 
-def _hardware(folder: Path, damage: Counter[str]) -> dict[str, Any]:
-    """Columns of our table `hardware`, from `lscpu` and `nvidia_smi` beside the task."""
+_OF_THE_CPU = ("cpu_vendor", "cpu_flags", "l3_bytes")
+
+
+def _hardware(folder: Path, cpu_info: Any, damage: Counter[str]) -> dict[str, Any]:
+    """Columns of our table `hardware`, from `lscpu` and `nvidia_smi` beside the task, whose CPU may be another."""
     values = dict(_lscpu_fields(_json(folder / "lscpu" / "stdout", damage)))
     known: dict[str, Any] = {
         "arch": values.get("Architecture"),
@@ -125,12 +136,16 @@ def _hardware(folder: Path, damage: Counter[str]) -> dict[str, Any]:
         "n_cpus": _int(values.get("CPU(s)")),
         "n_sockets": _int(values.get("Socket(s)")),
         "n_numa_nodes": _int(values.get("NUMA node(s)")),
+        "l3_bytes": cache_bytes(values.get("L3 cache")),
         "is_virtual": True if values.get("Hypervisor vendor") else None,
         "machine_vendor": values.get("Hypervisor vendor"),
     }
     per_socket = _int(values.get("Core(s) per socket"))
     if per_socket and known["n_sockets"]:
         known["n_cores"] = per_socket * known["n_sockets"]
+    cpu_model = cpu_that_ran(cpu_info, known["cpu_model"])
+    if cpu_model != known["cpu_model"]:
+        known.update(dict.fromkeys(_OF_THE_CPU), cpu_model=cpu_model)
     known.update(_gpus(_text(folder / "nvidia_smi" / "stdout", damage), damage))
     return {name: value for name, value in known.items() if value is not None}
 

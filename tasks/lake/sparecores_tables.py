@@ -16,7 +16,15 @@ import polars as pl
 
 from tasks.domain.cells import TASKS, Cell, Reason
 from tasks.domain.errors import ConfigError
-from tasks.lake.sparecores import MODEL_OF_FILE, PublishedCell, PublishedDownload, PublishedRun, utc
+from tasks.lake.sparecores import (
+    MODEL_OF_FILE,
+    PublishedCell,
+    PublishedDownload,
+    PublishedRun,
+    cache_bytes,
+    cpu_that_ran,
+    utc,
+)
 
 TABLES = ("runs", "benches", "downloads")
 _KEY = ("vendor", "server", "run")
@@ -81,14 +89,16 @@ def _run(raw: dict[str, Any], damage: Counter[str]) -> PublishedRun | None:
     run.ended_at = utc(raw.get("end"))
     run.exit_code, run.error = raw.get("exit_code"), str(raw.get("error") or "")[:500]
     run.engine_commit = raw.get("llama_cpp") or ""
+    cpu_model = cpu_that_ran(raw.get("cpu_info"), raw.get("cpu_model"))
     memory_mib, vram_mib = raw.get("memory_mib"), raw.get("vram_mib")
     hardware = {
         "arch": raw.get("arch"),
-        "cpu_model": raw.get("cpu_model"),
+        "cpu_model": cpu_model,
         "n_cpus": raw.get("lscpu_cpus") or raw.get("vcpus"),
         "n_hardware_threads": raw.get("lscpu_cpus"),
         "n_cores": raw.get("phys_cores"),
         "n_numa_nodes": raw.get("numa"),
+        "l3_bytes": cache_bytes(raw.get("l3")) if cpu_model == raw.get("cpu_model") else None,
         "memory_total_bytes": int(memory_mib * 2**20) if memory_mib else None,
         "n_gpus": raw.get("gpu_count"),
         "gpu_model": raw.get("gpu_model"),

@@ -46,7 +46,7 @@ class RecordedRun:
 
     head_s: until its program began (image pull, container start). tail_s: after its last activity.
     bytes_downloaded: of every model, those that the ladder never came to included. calm: calls beside which nothing was
-    downloaded.
+    downloaded. cpu_model: as llama-bench saw it in this very run.
     """
 
     vendor: str
@@ -70,6 +70,7 @@ class RecordedRun:
     calls: dict[Cell, RecordedCall] = field(default_factory=dict)
     is_april: bool = False
     calm: frozenset[Cell] = frozenset()
+    l3_bytes: int = 0
 
     @property
     def key(self) -> tuple[str, str, int]:
@@ -84,8 +85,8 @@ class RecordedRun:
         return sum(call.status == OK for call in self.calls.values())
 
 
-def machine_of(run: RecordedRun) -> Machine:
-    """The server as far as its speed is concerned."""
+def machine_of(run: RecordedRun, sweep: str = "") -> Machine:
+    """The server as far as its speed is concerned. sweep: see Machine."""
     return Machine(
         vendor=run.vendor,
         server=run.server,
@@ -96,4 +97,7 @@ def machine_of(run: RecordedRun) -> Machine:
         gpu_count=run.gpu_count if run.has_gpu else 0,
         memory_bytes=run.memory_bytes,
         usd_per_hour=run.usd_per_hour,
+        l3_bytes=run.l3_bytes,
+        vram_bytes=run.vram_bytes if run.has_gpu else 0,
+        sweep=sweep,
     )

@@ -9,7 +9,7 @@ import polars as pl
 
 from tasks.domain.cells import Cell
 from tasks.domain.errors import ConfigError
-from tasks.lake.sparecores import MODEL_OF_FILE, SOURCE
+from tasks.lake.sparecores import MODEL_OF_FILE, SOURCE, cache_bytes, cpu_that_ran
 from tasks.lake.sparecores_tables import has_tables
 from tasks.replay.recorded import FAILED, OK, TIMED_OUT, UNTRIED, RecordedCall, RecordedModel, RecordedRun
 
@@ -66,6 +66,7 @@ def _run(raw: dict[str, Any], downloads: pl.DataFrame, benches: pl.DataFrame) ->
     names = {m.name for m in models}
     calls = {cell: call for cell, call in calls.items() if cell.model in names}
     ends = [c.started_s + c.wall_s for c in calls.values() if c.status != UNTRIED] + waits_end_s
+    cpu_model = cpu_that_ran(raw["cpu_info"], raw["cpu_model"]) or ""
     head_s = raw["log_start_s"] if raw["log_start_s"] is not None else raw["wall_s"]
     return RecordedRun(
         vendor=raw["vendor"],
@@ -81,7 +82,7 @@ def _run(raw: dict[str, Any], downloads: pl.DataFrame, benches: pl.DataFrame) ->
         memory_bytes=int((raw["memory_mib"] or 0) * _MIB),
         vram_bytes=int((raw["vram_mib"] or 0) * _MIB),
         has_gpu="CUDA" in (raw["backend"] or ""),
-        cpu_model=raw["cpu_model"] or raw["cpu_info"] or "",
+        cpu_model=cpu_model,
         gpu_model=raw["gpu_model"] or "",
         gpu_count=raw["gpu_count"] or 0,
         models=models,
@@ -89,6 +90,7 @@ def _run(raw: dict[str, Any], downloads: pl.DataFrame, benches: pl.DataFrame) ->
             MODEL_OF_FILE[row["model"]].bytes for row in downloads.iter_rows(named=True) if row["finished"] is not None
         ),
         calls=calls,
+        l3_bytes=(cache_bytes(raw.get("l3")) or 0) if cpu_model == raw["cpu_model"] else 0,
         is_april=bool(raw["in_apr2025"]),
         calm=calm_calls(calls, list(downloads.iter_rows(named=True)), raw["wall_s"]),
     )

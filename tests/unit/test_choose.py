@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
+from dataclasses import replace
 
 import pytest
 
-from tasks.domain.choose import TWIN_INTERVALS, interval, select
+from tasks.domain.choose import EXPECTED_ERROR, TWIN_INTERVALS, interval, select
 from tasks.domain.twins import Machine, twin_groups
 
 GIB = 2**30
@@ -20,9 +20,21 @@ def cost(m: Machine) -> float:
     return m.usd_per_hour or 0.0
 
 
-def test_twins_share_cpu_threads_and_gpu_and_nothing_else_counts():
-    groups = twin_groups([machine("a"), machine("b", usd=2.0), machine("c", cpu="B"), machine("d", n_cpus=8)])
-    assert [[m.server for m in g.machines] for g in groups] == [["a", "b"], ["c"], ["d"]]
+def test_twins_share_cpu_threads_and_gpu_but_neither_memory_nor_price():
+    groups = twin_groups(
+        [machine("a"), machine("b", usd=2.0, memory_gib=64), machine("c", "B"), machine("d", n_cpus=8)]
+    )
+    assert [[m.server for m in g.machines] for g in groups] == [["b", "a"], ["c"], ["d"]]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"vendor": "w"}, {"l3_bytes": 2**25}, {"vram_bytes": 3 * GIB}, {"server": "a.metal-48xl"}, {"sweep": "may"}],
+)
+def test_another_vendor_cache_gpu_memory_bare_metal_or_sweep_makes_no_twin(other: dict[str, object]):
+    a = Machine("v", "a", "A", 4, 4, "T4", 1, l3_bytes=2**24, vram_bytes=16 * GIB)
+    assert len(twin_groups([a, replace(a, server="b")])) == 1
+    assert len(twin_groups([a, replace(a, **{"server": "b", **other})])) == 2  # type: ignore[arg-type]
 
 
 def test_a_machine_of_unknown_cpu_has_no_twin():
@@ -40,7 +52,7 @@ def test_one_of_each_group_first_then_the_best_value():
     only_first = select(machines, cost, 3.2)
     assert [c.machine.server for c in only_first.measured] == ["a1", "b1"]
     assert [(c.machine.server, c.from_.server) for c in only_first.predicted] == [("a2", "a1"), ("a3", "a1")]
-    assert only_first.usd == 3.0 and only_first.expected_error == pytest.approx(math.expm1(TWIN_INTERVALS[0.5]))
+    assert only_first.usd == 3.0 and only_first.expected_error == EXPECTED_ERROR
     second_look = select(machines, cost, 4.6)
     assert [c.machine.server for c in second_look.measured] == ["a1", "a2", "b1"]
 
@@ -61,6 +73,25 @@ def test_what_is_fresh_is_not_measured_again_and_predicts_its_twins():
     assert [c.machine.server for c in found.known] == ["a1"]
 
 
-def test_two_measured_twins_narrow_the_interval():
-    one, two = interval([10.0], 0.9), interval([10.0, 10.0], 0.9)
-    assert one[1] == pytest.approx(10.0) and one[0] < two[0] < 10.0 < two[2] < one[2]
+def test_a_large_group_is_opened_before_a_small_one_and_what_is_cheap_is_measured_instead_of_guessed():
+    many = [machine(f"a{i}", usd=3.0) for i in range(4)]
+    assert [c.machine.server for c in select([machine("b", "B", usd=2.0), *many], cost, 4.0).measured] == ["a0"]
+    cheap = [machine("c1", "C", usd=0.01), machine("c2", "C", usd=0.02)]
+    found = select([*cheap, machine("b", "B", usd=2.0)], cost, 2.02)
+    assert [c.machine.server for c in found.measured] == ["c1", "c2"], "0.01 USD for one known, 2 for another"
+    assert [c.machine.server for c in found.unreached] == ["b"]
+
+
+def test_what_is_not_run_is_predicted_from_all_measured_twins():
+    machines = [machine("a1"), machine("a2"), machine("a3", usd=50.0)]
+    (predicted,) = select(machines, cost, 3.0).predicted
+    assert predicted.machine.server == "a3" and [m.server for m in predicted.sources] == ["a1", "a2"]
+
+
+def test_the_interval_is_wider_the_further_the_repeats_of_the_twin_lay_apart():
+    low, middle, high = interval([9.0, 10.0, 12.0], 0.9, [0.02, 0.001, 0.02])
+    assert middle == pytest.approx(10.0) and high / middle == pytest.approx(middle / low)
+    assert high < interval([10.0], 0.9, [0.2])[2] and high > interval([10.0], 0.9, [0.001])[2]
+    assert interval([10.0], 0.9) == interval([10.0], 0.9, [None]), "a single repeat says nothing of its spread"
+    for widths in TWIN_INTERVALS.values():
+        assert list(widths) == sorted(widths)

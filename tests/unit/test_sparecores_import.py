@@ -12,6 +12,7 @@ import pytest
 
 from tasks.domain.errors import ConfigError
 from tasks.lake import open_lake, query
+from tasks.lake.sparecores import cache_bytes
 from tasks.lake.sparecores_land import import_sparecores
 
 SMALL, LARGE = "SmolLM-135M.Q4_K_M.gguf", "Llama-3.3-70B-Instruct-Q4_K_M.gguf"
@@ -59,7 +60,8 @@ META = {
     "version": "51f311e0",
 }
 LSCPU = {"lscpu": [{"field": "CPU(s):", "data": "2"}, {"field": "Vendor ID:", "data": "GenuineIntel",
-         "children": [{"field": "Model name:", "data": "Xeon X"}]}]}  # fmt: skip
+         "children": [{"field": "Model name:", "data": "Xeon X"},
+                      {"field": "L3 cache:", "data": "37486592 (1 instance)"}]}]}  # fmt: skip
 STDOUT = "\n".join(
     [row(SMALL, 16, 0, [0.5, 0.4, 0.5, 0.5, 0.6]), row(SMALL, 0, 16, [1.0] * 5), row(SMALL, 0, 1024, [9.0] * 5)]
 )
@@ -97,10 +99,27 @@ def test_every_cell_of_a_run_gets_its_outcome_and_the_source_stays_with_it(whole
     (run,) = ask(lake, "SELECT * FROM v_server_runs")
     assert "CC BY-SA 4.0" in run["detail"] and run["methodology_version"] == 0
     assert run["started_at"] == datetime(2025, 4, 12, 5, 41, 3, 226075, UTC)
-    (machine,) = ask(lake, "SELECT cpu_model, n_cpus FROM hardware")
-    assert machine == {"cpu_model": "Xeon X", "n_cpus": 2}
+    (machine,) = ask(lake, "SELECT cpu_model, n_cpus, cpu_vendor, l3_bytes FROM hardware")
+    assert machine == {"cpu_model": "Xeon X", "n_cpus": 2, "cpu_vendor": "GenuineIntel", "l3_bytes": 37486592}
     (download,) = ask(lake, "SELECT seconds, outcome FROM downloads")
     assert download == {"seconds": 1.71, "outcome": "finished"}
+
+
+def test_the_cpu_is_the_one_that_llama_bench_saw(whole: Path, tmp_path: Path) -> None:
+    stdout = whole / "data" / "aws" / "c1.medium" / "llm" / "stdout"
+    lines = [json.dumps({**json.loads(line), "cpu_info": "EPYC Y"}) for line in STDOUT.splitlines()]
+    stdout.write_text("\n".join(lines))
+    import_sparecores(whole, tmp_path / "lake")
+    (machine,) = ask(tmp_path / "lake", "SELECT cpu_model, n_cpus, cpu_vendor, l3_bytes FROM hardware")
+    assert machine == {"cpu_model": "EPYC Y", "n_cpus": 2, "cpu_vendor": None, "l3_bytes": None}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("37486592 (1 instance)", 37486592), ("32 MiB (1 instance)", 2**25), ("32768K", 2**25), ("", None), (None, None)],
+)
+def test_sizes_of_caches_are_read_in_either_form(text: str | None, expected: int | None) -> None:
+    assert cache_bytes(text) == expected
 
 
 def test_a_second_import_replaces_the_first(whole: Path, tmp_path: Path) -> None:
@@ -143,7 +162,7 @@ def test_damage_is_counted_and_the_rest_is_kept(whole: Path, tmp_path: Path) -> 
 def test_trace_tables_give_the_same_rows(tmp_path: Path) -> None:
     key = {"vendor": "aws", "server": "a1.large", "run": 1}
     times = {"start": "2025-04-16T20:28:21", "end": "2025-04-16T20:42:36"}
-    kind = {"cpu_model": "Cortex-A72", "vcpus": 2, "memory_mib": 4096.0, "price_usd_hour": 0.051}
+    kind = {"cpu_model": "Cortex-A72", "cpu_info": "CPU", "vcpus": 2, "memory_mib": 4096.0, "price_usd_hour": 0.051}
     runs = pl.DataFrame([{**key, **times, **kind, "is_latest": True, "exit_code": 0}])
     runs.write_parquet(tmp_path / "runs.parquet")  # fmt: skip
     bench = {**key, "task": "pp", "n_tokens": 16, "model": SMALL}
