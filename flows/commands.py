@@ -229,7 +229,7 @@ def show_leaks(settings: Settings, as_json: bool) -> int:
     from tasks.leaks import leaks
 
     services = open_services(settings)
-    report = leaks(services.clouds(), services.ledger_or_volatile()[0], time.time)
+    report = leaks(services.clouds(), services.ledger_or_volatile()[0], time.time, rates=settings.exchange_rates)
     if as_json:
         print_json(asdict(report) | {"clean": report.clean})
     else:

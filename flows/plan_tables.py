@@ -23,8 +23,6 @@ _RIGHT = frozenset(
     {"vCPU", "memory", "USD/h", "minutes", "USD", "measure", "predict", "known", "left out", "to run", "not run"}
 )
 
-Column = tuple[str, Sequence[str]]
-
 
 def plan(sweep_plan: SweepPlan, *, every: bool = False) -> None:
     """`every`: all server types instead of the first."""

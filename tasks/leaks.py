@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -16,6 +16,7 @@ from tasks.clouds.deletion import list_owned, remains_of
 from tasks.clouds.tags import seen
 from tasks.domain.actions import Decision
 from tasks.domain.lifecycle import LedgerRow, ResourceState
+from tasks.domain.money import BILLED_APART, KNOWN_RATES, Rate
 from tasks.domain.reaping import (
     DEFAULT_RULES,
     DELETE,
@@ -27,12 +28,10 @@ from tasks.domain.reaping import (
     judge,
     judge_missing,
 )
+from tasks.leak_prices import FREE_KINDS, Prices
 from tasks.ledger import Ledger, liveness
 
 LISTING_TRIES = 3
-
-FREE_KINDS = frozenset({"nic", "key", "group", "firewall", "network", "spot_request", "process", "cgroup"})
-"""What no vendor charges for. It is deleted all the same: most have a limit of how many there may be."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,8 +152,8 @@ def _whole_survey(cloud: Cloud, ledger: Ledger, now: Callable[[], float], rules:
 class Leak:
     """Something that nobody may use and that may still bill. reason: why nobody may. age_s: None if not known.
 
-    usd_per_hour: None where neither the vendor's listing nor the ledger tells the price; 0 for what is in its server's
-    price (with_server) or free.
+    usd_per_hour: of a server what the ledger says, else the listing, else the vendor's price list for its type on
+    demand; None where none of them tells; 0 for what is in its server's price (with_server) or free.
     """
 
     vendor: str
@@ -242,9 +241,15 @@ def _count(things: Sequence[object], one: str, many: str) -> str:
 
 
 def leaks(
-    clouds: Sequence[Cloud], ledger: Ledger, now: Callable[[], float], *, rules: Rules = DEFAULT_RULES
+    clouds: Sequence[Cloud],
+    ledger: Ledger,
+    now: Callable[[], float],
+    *,
+    rules: Rules = DEFAULT_RULES,
+    rates: Mapping[str, Rate] = KNOWN_RATES,
 ) -> LeakReport:
-    """List every cloud and say what is left behind. Changes nothing. now: for vendors without a clock of their own."""
+    """List every cloud and say what is left behind. Changes nothing. now: for vendors without a clock of their own.
+    rates: for price lists in other currencies."""
     items: list[Leak] = []
     absent: list[tuple[Leak, str]] = []
     in_use: list[Decision] = []
@@ -252,8 +257,9 @@ def leaks(
     for cloud in clouds:
         found = _whole_survey(cloud, ledger, clock_of(cloud, WallClock(now)).now, rules)
         listed.append(found.listed())
-        priced = {j.seen.intent_id for j in found.judged if _is_our_server(j.seen) and _usd_per_hour(j)}
-        items += [_shown(judged, priced) for judged in found.judged if judged.decision.action == DELETE]
+        prices = Prices(cloud, rates, datetime.fromtimestamp(found.listing.read_unix_s, UTC).date())
+        priced = {j.seen.intent_id for j in found.judged if _is_our_server(j.seen) and prices.of(j.resource, j.row)}
+        items += [_shown(judged, prices, priced) for judged in found.judged if judged.decision.action == DELETE]
         in_use += [j.decision for j in found.judged if j.decision.action != DELETE and _is_our_server(j.seen)]
         for row in ledger.open_rows():
             if row.vendor == cloud.vendor and not remains_of(row, found.listing):
@@ -273,20 +279,12 @@ def _is_our_server(shown: Seen) -> bool:
     return shown.ours and shown.kind == SERVER and shown.state != TERMINATED
 
 
-def _usd_per_hour(judged: Judged) -> Decimal | None:
-    """The ledger's price of a server, which has its disk and address in it, else what the listing says."""
-    resource, row = judged.resource, judged.row
-    if row is not None and resource.kind == SERVER and row.usd_per_hour:
-        return row.usd_per_hour
-    if resource.usd_per_hour or resource.kind in FREE_KINDS:
-        return resource.usd_per_hour
-    return None
-
-
-def _shown(judged: Judged, priced: set[str]) -> Leak:
+def _shown(judged: Judged, prices: Prices, priced: set[str]) -> Leak:
     """priced: intents of which a server is listed whose price is known."""
     resource, row = judged.resource, judged.row
-    with_server = row is not None and resource.kind != SERVER and judged.seen.intent_id in priced
+    own = prices.of(resource, row)
+    in_price = row is not None or (not own and resource.vendor not in BILLED_APART)
+    with_server = in_price and resource.kind != SERVER and judged.seen.intent_id in priced
     return Leak(
         vendor=resource.vendor,
         place=resource.place,
@@ -295,7 +293,7 @@ def _shown(judged: Judged, priced: set[str]) -> Leak:
         kind=resource.kind,
         reason=judged.decision.reason,
         age_s=judged.decision.evidence["age_s"],
-        usd_per_hour=Decimal(0) if with_server else _usd_per_hour(judged),
+        usd_per_hour=Decimal(0) if with_server else own,
         stuck=row is not None and row.stuck,
         with_server=with_server and resource.kind not in FREE_KINDS,
     )

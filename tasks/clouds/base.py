@@ -165,7 +165,11 @@ class Ref:
 
 @dataclass(frozen=True, kw_only=True)
 class Resource:
-    """One resource as the vendor shows it. kind: server, disk, ip, nic, key, group, process, cgroup, …"""
+    """One resource as the vendor shows it. kind: server, disk, ip, nic, key, group, process, cgroup, …
+
+    server_type: of a server, as `Cloud.server_type` takes it, so that its price can be found where nobody wrote it
+    down; "" where the vendor does not show it. usd_per_hour: 0 where the listing itself tells no price.
+    """
 
     vendor: str
     place: str
@@ -178,6 +182,7 @@ class Resource:
     address: str = ""
     ssh_port: int = 22
     username: str = "root"
+    server_type: str = ""
     usd_per_hour: Decimal = Decimal(0)
 
     def ref(self) -> Ref:

@@ -59,6 +59,7 @@ def server_of(instance: Any, region: str) -> Resource:
         state=_SERVER_STATES.get(instance["State"]["Name"], "pending"),
         created=instance.get("LaunchTime"),
         address=instance.get("PublicIpAddress") or "",
+        server_type=instance.get("InstanceType") or "",
     )
 
 
@@ -131,6 +132,7 @@ def _resource(
     state: str = "running",
     created: Any = None,
     address: str = "",
+    server_type: str = "",
     usd_per_hour: Decimal = Decimal(0),
 ) -> Resource:
     tags = tags_of(entry)
@@ -146,6 +148,7 @@ def _resource(
         created_unix_s=created.timestamp() if created else 0.0,
         address=address,
         username=USERNAME,
+        server_type=server_type,
         usd_per_hour=usd_per_hour,
     )
 

@@ -45,6 +45,7 @@ def server(
         created_unix_s=_unix_s(vm.time_created) or Stamp.of(vm.tags).created_unix_s,
         address=address,
         username=guest.USERNAME,
+        server_type=(vm.hardware_profile.vm_size or "") if vm.hardware_profile else "",
         usd_per_hour=usd_per_hour,
     )
 

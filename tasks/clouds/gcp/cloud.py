@@ -122,6 +122,7 @@ class GcpCloud:
             tags=dict(spec.tags),
             created_unix_s=self._now(),
             username=USERNAME,
+            server_type=spec.server_type,
         )
 
     def get(self, ref: Ref) -> Resource | None:

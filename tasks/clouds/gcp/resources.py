@@ -11,6 +11,7 @@ from datetime import datetime
 from google.cloud import compute_v1
 
 from tasks.clouds.base import Resource
+from tasks.clouds.gcp.attached_gpus import Attached
 from tasks.clouds.guest import USERNAME
 
 VENDOR = "gcp"
@@ -68,7 +69,16 @@ def server(found: compute_v1.Instance) -> Resource:
         created_unix_s=unix_s(found.creation_timestamp),
         address=addresses[0] if addresses else "",
         username=USERNAME,
+        server_type=_server_type(found),
     )
+
+
+def _server_type(found: compute_v1.Instance) -> str:
+    """GPUs of a machine type of their own are listed as attached too; only those of N1 are sold apart."""
+    name = last_segment(found.machine_type)
+    for gpu in found.guest_accelerators if name.startswith("n1-") else ():
+        return Attached(name, gpu.accelerator_count, last_segment(gpu.accelerator_type)).name
+    return name
 
 
 def disk(found: compute_v1.Disk) -> Resource:

@@ -156,6 +156,7 @@ def server_resource(server: Any, *, state: str = "") -> Resource:
         created_unix_s=_unix_s(server.created),
         address=net.ipv4.ip if net is not None and net.ipv4 is not None else "",
         username=USERNAME,
+        server_type=str(server.server_type.name) if server.server_type is not None else "",
     )
 
 

@@ -108,6 +108,7 @@ def server_resource(server: Mapping[str, Any]) -> Resource:
         created_unix_s=created_of(server),
         address=_public_ipv4(server),
         username=USERNAME,
+        server_type=str(server.get("plan") or ""),
     )
 
 
