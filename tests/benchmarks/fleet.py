@@ -1,8 +1,9 @@
 """python -m tests.benchmarks.fleet --servers N --workers W: a fleet of simulated servers, with faults, on this machine.
 
-PostgreSQL, a Prefect server, workers and the controller are started, the sweep is carried out and judged: every server
-has an outcome, the cap holds, nothing is left. Then the same Prefect server starts plain gated subflows that only
-sleep, in as many processes. `--inline` does it in one process on SQLite instead, and counts the server's 5xx.
+First the starts of `--plain` servers, at the pace of life, are compared with those of as many plain gated subflows
+that only sleep (0: they are not). Then PostgreSQL, a Prefect server, workers and the controller are started, the sweep
+is carried out and judged: every server has an outcome, the cap holds, nothing is left. `--inline` does it in one
+process on SQLite instead, and counts the server's 5xx.
 `--chaos` kills a worker, PostgreSQL, the Prefect server and the controller in its middle, and starts them again.
 Exit code 1 when the sweep did not keep a promise.
 """
@@ -29,7 +30,8 @@ from tasks.clouds.sim import SimCloud
 from tasks.ledger import Ledger
 from tasks.settings import Settings
 from tasks.wiring import open_services
-from tests.benchmarks import plain_subflows, this_machine
+from tests.benchmarks import this_machine
+from tests.benchmarks.fleet_starts import compare_starts, places, start_times, tell_starts
 from tests.benchmarks.result import Result, Table, save, show
 from tests.benchmarks.watch import ProcessWatch
 from tests.e2e.product import CHECKOUT, Product, Running
@@ -37,8 +39,6 @@ from tests.flows.chaos import chaos
 from tests.flows.installation import Installation
 
 MOST_PASSES = 12
-GATE_POSTGRES = 16
-PLAIN_SLEEP_S = 60.0
 ACCESS = re.compile(r'"(GET|POST|PATCH|PUT|DELETE) (\S+) HTTP/[\d.]+" (\d{3})')
 ID = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}")
 
@@ -53,7 +53,10 @@ def main() -> int:
     watch, began = this_machine.Watch(), time.monotonic()
     result.began = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
     try:
-        problems = _inline(args, folder, result) if args.inline else _fleet(args, folder, result)
+        problems = []
+        if args.plain and not args.inline:
+            problems += compare_starts(args, folder / "starts", preset(args), result)
+        problems += _inline(args, folder, result) if args.inline else _fleet(args, folder / "fleet", result)
     finally:
         if args.keep:
             print(folder)
@@ -75,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--parallel", type=int, default=100, help="server runs at once in a shard")
     parser.add_argument("--speedup", type=float, default=30.0, help="simulated seconds per second")
     parser.add_argument("--faults", type=float, default=0.02, help="rate of each class of faults")
-    parser.add_argument("--plain", type=int, default=200, help="plain subflows for the comparison; 0 for none")
+    parser.add_argument("--plain", type=int, default=200, help="servers, and plain subflows, whose starts are compared")
     parser.add_argument("--minutes", type=float, default=30.0, help="the sweep must end within them")
     parser.add_argument("--chaos", action="store_true", help="kill everything in the middle, and start it again")
     parser.add_argument("--inline", action="store_true", help="one process, SQLite")
@@ -100,6 +103,7 @@ def preset(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _fleet(args: argparse.Namespace, folder: Path, result: Result) -> list[str]:
+    folder.mkdir()
     fleet = Installation(folder, folder / "cache", {"TOKENSWEEP_SHARD_SERVERS": str(args.shard)})
     product = fleet.product
     product.preset(**preset(args))
@@ -142,20 +146,16 @@ def _fleet(args: argparse.Namespace, folder: Path, result: Result) -> list[str]:
         result.raw["rc"], result.raw["took_s"] = done.rc, took_s
         if done.rc not in (0, 4, 6):
             return [f"the sweep ended with {done}"[:2000]]
-        starts = _starts(prefect_db, "server")
-        _tell_starts(result, args, "server", starts)
+        starts = start_times(prefect_db, "server")
+        tell_starts(result, "server", starts, places(args))
         _tell_processes(result, seen, args.servers)
         _tell_databases(result, before, _database_sizes(fleet), args.servers)
         result.raw["rows"] = _rows(prefect_db)
         n_commits = _ledger_commits(fleet) - commits_before
         result.findings.append(f"{n_commits / args.servers:.0f} transactions of the ledger per server run")
         result.findings.append(f"{args.servers} servers in {took_s:.0f} s")
-        problems = judge(product, args.servers, result)
-        if args.plain:
-            _plain(args, product, result, args.workers * args.limit, GATE_POSTGRES)
-            _tell_starts(result, args, plain_subflows.NAME, _starts(prefect_db, plain_subflows.NAME))
         prefect_db.dispose()
-        return problems
+        return judge(product, args.servers, result)
     finally:
         fleet.close()
 
@@ -177,7 +177,7 @@ def _inline(args: argparse.Namespace, folder: Path, result: Result) -> list[str]
         return [f"the sweep ended with {done}"[:2000]]
     database = product.home / "prefect" / "prefect.db"
     prefect_db = sa.create_engine(f"sqlite:///{database}")
-    _tell_starts(result, args, "server", _starts(prefect_db, "server"))
+    tell_starts(result, "server", start_times(prefect_db, "server"), args.parallel)
     _tell_processes(result, seen, args.servers)
     result.raw["rows"] = _rows(prefect_db)
     result.findings.append(
@@ -235,14 +235,6 @@ def judge(product: Product, n_servers: int, result: Result) -> list[str]:
 # ---- figures ----------------------------------------------------------------------------------------
 
 
-def _starts(prefect_db: sa.Engine, flow: str) -> list[float]:
-    """When each run of the flow started, in unix seconds."""
-    sql = "SELECT start_time FROM flow_run JOIN flow ON flow.id = flow_run.flow_id WHERE flow.name = :flow ORDER BY 1"
-    with prefect_db.connect() as db:
-        found = [row[0] for row in db.execute(sa.text(sql), {"flow": flow}) if row[0] is not None]
-    return [datetime.fromisoformat(x).timestamp() if isinstance(x, str) else x.timestamp() for x in found]
-
-
 def _rows(prefect_db: sa.Engine) -> dict[str, int]:
     tables = (
         "flow_run",
@@ -256,20 +248,6 @@ def _rows(prefect_db: sa.Engine) -> dict[str, int]:
     )
     with prefect_db.connect() as db:
         return {t: db.execute(sa.text(f"SELECT count(*) FROM {t}")).scalar_one() for t in tables}
-
-
-def _tell_starts(result: Result, args: argparse.Namespace, flow: str, starts: list[float]) -> None:
-    """Starts a second over all, and while places were free: the first ones of every process."""
-    places = args.parallel * (1 if args.inline else args.workers * args.limit)
-    first = starts[: min(places, len(starts))]
-    result.raw[f"starts {flow}"] = [round(s - starts[0], 3) for s in starts]
-    if len(first) > 1:
-        whole_s, first_s = starts[-1] - starts[0], first[-1] - first[0]
-        result.findings.append(
-            f"flow {flow}: {len(starts)} started; the first {len(first)} in {first_s:.1f} s, "
-            f"{(len(first) - 1) / first_s:.1f} a second; "
-            f"all in {whole_s:.0f} s, {(len(starts) - 1) / whole_s:.1f} a second"
-        )
 
 
 def _tell_processes(result: Result, seen: ProcessWatch, n_servers: int) -> None:
@@ -326,27 +304,6 @@ def _tell_answers(result: Result, log: Path, n_servers: int) -> list[str]:
     if not found:
         return ["the server's access log shows no call at all"]
     return [f"5xx: {dict(failed)}"] if failed else []
-
-
-# ---- the comparison ---------------------------------------------------------------------------------
-
-
-def _plain(args: argparse.Namespace, product: Product, result: Result, n_processes: int, gate: int) -> None:
-    """As many processes as there were shards at once, with as many subflows at once in each."""
-    each = -(-args.plain // n_processes)
-    command = [sys.executable, "-m", plain_subflows.__name__, *map(str, (each, args.parallel, gate, PLAIN_SLEEP_S))]
-    running = [
-        subprocess.Popen(command, env=product.env(), cwd=CHECKOUT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        for _ in range(n_processes)
-    ]
-    with ProcessWatch(lambda: {"plain": [p.pid for p in running]}, lambda name, _: name) as seen:
-        for process in running:
-            process.wait()
-    role = seen.roles["plain"]
-    result.findings.append(
-        f"plain subflows: {role.cpu_s / (each * n_processes):.3f} CPU s each in their own processes, "
-        f"peak {role.peak_mib:.0f} MiB"
-    )
 
 
 def _commit() -> str:
