@@ -10,6 +10,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -115,13 +116,13 @@ def _questions(result: Result, lake: Lake, file: Path, title: str, opened_s: flo
         [],
     )
     for name, (sql, theirs) in QUESTIONS.items():
-        ours_s, n_rows = timed(lambda sql=sql: query(lake, sql).height)  # type: ignore[misc]
-        theirs_s, _ = timed(lambda theirs=theirs: len(sqlite.execute(theirs).fetchall()))  # type: ignore[misc]
+        ours_s, n_rows = timed(partial(_rows, lake, sql, whole=True))
+        theirs_s, _ = timed(partial(_fetched, sqlite, theirs))
         table.rows.append([name, f"{n_rows:,}", ms(ours_s), ms(theirs_s), f"{theirs_s[0] / ours_s[0]:.1f}"])
         result.raw[f"{title}: {name}"] = {"lake_s": ours_s, "sqlite_s": theirs_s}
     for name, template in EXTRA.items():
         sql = template.format(a=a, b=b)
-        ours_s, n_rows = timed(lambda sql=sql: query(lake, sql).height)  # type: ignore[misc]
+        ours_s, n_rows = timed(partial(_rows, lake, sql, whole=True))
         table.rows.append([name, f"{n_rows:,}", ms(ours_s), "not asked", ""])
         result.raw[f"{title}: {name}"] = {"lake_s": ours_s}
     result.tables.append(table)
@@ -139,7 +140,7 @@ def _views(result: Result, lake: Lake, title: str, *, whole: bool) -> None:
         if item.kind != "VIEW":
             continue
         sql = f"FROM {item.name}" if whole else f"SELECT count(*), count(COLUMNS(*)) FROM {item.name}"
-        took_s, n_rows = timed(lambda sql=sql: _rows(lake, sql, whole), REPEATS if whole else 2)  # type: ignore[misc]
+        took_s, n_rows = timed(partial(_rows, lake, sql, whole=whole), REPEATS if whole else 2)
         table.rows.append([item.name, f"{n_rows:,}", ms(took_s)])
         result.raw[f"{title}: {item.name}"] = took_s
         if took_s[0] > slowest_s:
@@ -148,7 +149,11 @@ def _views(result: Result, lake: Lake, title: str, *, whole: bool) -> None:
     result.findings.append(f"{title}: the slowest view takes {slowest_s * 1e3:.0f} ms ({slowest}; {what})")
 
 
-def _rows(lake: Lake, sql: str, whole: bool) -> int:
+def _fetched(sqlite: sqlite3.Connection, sql: str) -> int:
+    return len(sqlite.execute(sql).fetchall())
+
+
+def _rows(lake: Lake, sql: str, *, whole: bool) -> int:
     found = query(lake, sql)
     return found.height if whole else int(found.row(0)[0])
 
