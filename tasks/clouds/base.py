@@ -51,9 +51,32 @@ class Scope(StrEnum):
     VENDOR = "vendor"
 
 
+NO_CODE = "no_code"
+"""Of an error to which neither the vendor nor HTTP gave one: a broken connection, an answer that is no answer."""
+
+
+def http_code(exc: BaseException) -> str:
+    """ "http_502" where an exception knows the status of the answer that it is about, else NO_CODE. Never the name of
+    an exception's class: that is the SDK's, says nothing to the vendor's support, and changes with its version."""
+    response = getattr(exc, "response", None)
+    for status in (getattr(exc, "status_code", None), getattr(response, "status_code", None)):
+        if isinstance(status, int):
+            return f"http_{status}"
+    return NO_CODE
+
+
+def text_of(exc: BaseException) -> str:
+    """What an exception without a code says, after the name of its class, which may be all that it tells."""
+    name, text = type(exc).__name__, str(exc)
+    return f"{name}: {text}" if text and text != name else name
+
+
 @dataclass(frozen=True, kw_only=True)
 class Classified:
-    """What an exception of a vendor's SDK means. `may_exist`: the resource may have been created all the same."""
+    """What an exception of a vendor's SDK means. `may_exist`: the resource may have been created all the same.
+
+    code: the vendor's own, else the HTTP status, else NO_CODE.
+    """
 
     kind: ErrorKind
     scope: Scope

@@ -13,7 +13,7 @@ from decimal import Decimal
 from functools import partial
 from typing import Any, Protocol
 
-from tasks.clouds.base import INTENT_TAG, Classified, Cloud, ErrorKind, Listing, Ref, Resource, Scope
+from tasks.clouds.base import INTENT_TAG, NO_CODE, Classified, Cloud, ErrorKind, Listing, Ref, Resource, Scope
 from tasks.clouds.tags import seen
 from tasks.domain.actions import Decision
 from tasks.domain.errors import CleanupError
@@ -79,7 +79,7 @@ def classify(cloud: Cloud, exc: Exception) -> Classified:
     except Exception:
         name = type(exc).__name__
         logger.warning("%s: an error of type %s could not be classified", cloud.vendor, name)
-        return Classified(kind=ErrorKind.UNKNOWN, scope=Scope.ZONE, may_exist=True, code=name, message=name)
+        return Classified(kind=ErrorKind.UNKNOWN, scope=Scope.ZONE, may_exist=True, code=NO_CODE, message=name)
 
 
 def list_owned(cloud: Cloud, now: Callable[[], float]) -> Listing:

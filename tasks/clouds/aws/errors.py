@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from botocore import exceptions as sdk
 
-from tasks.clouds.base import Classified, ErrorKind, Scope
+from tasks.clouds.base import NO_CODE, Classified, ErrorKind, Scope, text_of
 from tasks.domain.errors import ConfigError, TokensweepError, UnsupportedError
 
 _LONGEST_MESSAGE = 500
@@ -147,10 +147,12 @@ _BAD_REQUEST = (sdk.ParamValidationError, sdk.UnknownServiceError, sdk.NoRegionE
 def code_of(exc: BaseException) -> str:
     """The vendor's code in an exception, without the side ("Client.", "Server.") that some answers put before it."""
     if not isinstance(exc, sdk.ClientError):
-        return type(exc).__name__
+        return ""
     response = exc.response if isinstance(exc.response, dict) else {}
     error = response.get("Error")
     code = str(error.get("Code") or "") if isinstance(error, dict) else ""
+    if code.isdecimal():  # botocore's stand-in where the answer was no XML of Amazon's
+        return f"http_{code}"
     return code.removeprefix("Client.").removeprefix("Server.")
 
 
@@ -170,7 +172,7 @@ def classify(exc: BaseException) -> Classified:
     elif isinstance(exc, ConfigError):  # our own, of a request that EC2 would refuse
         kind, scope, code = ErrorKind.UNSUPPORTED, Scope.SERVER_TYPE, exc.reason
     return Classified(
-        kind=kind, scope=scope, may_exist=kind in _EXISTS_ALL_THE_SAME, code=code or kind.value, message=_message(exc)
+        kind=kind, scope=scope, may_exist=kind in _EXISTS_ALL_THE_SAME, code=code or NO_CODE, message=_message(exc)
     )
 
 
@@ -179,8 +181,8 @@ def is_not_found(exc: BaseException) -> bool:
 
 
 def _message(exc: BaseException) -> str:
-    text = exc.message if isinstance(exc, TokensweepError) else str(exc)
+    text = exc.message if isinstance(exc, TokensweepError) else text_of(exc)
     if isinstance(exc, sdk.ClientError):
         # An encoded authorization message is thousands of characters that only `aws sts decode-...` can read.
-        text = text.split(" Encoded authorization failure message:")[0]
-    return text[:_LONGEST_MESSAGE] or type(exc).__name__
+        text = str(exc).split(" Encoded authorization failure message:")[0]
+    return text[:_LONGEST_MESSAGE]

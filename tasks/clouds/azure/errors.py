@@ -13,7 +13,7 @@ from typing import Any
 
 from azure.core.exceptions import ClientAuthenticationError, HttpResponseError
 
-from tasks.clouds.base import Classified, ErrorKind, Scope
+from tasks.clouds.base import NO_CODE, Classified, ErrorKind, Scope, http_code, text_of
 from tasks.domain.errors import TokensweepError
 
 _MAX_MESSAGE = 400
@@ -110,10 +110,10 @@ def classify(exc: BaseException) -> Classified:
         kind, scope, may_exist = _refined(code, text, *_MEANINGS[code.lower()])
         return _classified(kind, scope, may_exist, code, text)
     if isinstance(exc, ClientAuthenticationError) or (status in (401, 403) and codes):
-        code = codes[0][0] if codes else type(exc).__name__
+        code = codes[0][0] if codes else http_code(exc)
         return _classified(ErrorKind.AUTH, _VENDOR, False, code, _text(exc))
-    code = codes[0][0] if codes else f"http_{status}" if status else type(exc).__name__
-    return _classified(ErrorKind.UNKNOWN, _ZONE, True, code, _text(exc))
+    code = codes[0][0] if codes else http_code(exc)
+    return _classified(ErrorKind.UNKNOWN, _ZONE, True, code, _text(exc) if code != NO_CODE else text_of(exc))
 
 
 def is_absent(exc: BaseException) -> bool:

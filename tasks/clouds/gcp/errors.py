@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from google.api_core.exceptions import GoogleAPICallError
 from google.auth.exceptions import DefaultCredentialsError, MalformedError, RefreshError
 
-from tasks.clouds.base import Classified, ErrorKind, Scope
+from tasks.clouds.base import NO_CODE, Classified, ErrorKind, Scope, http_code, text_of
 from tasks.domain.errors import ConfigError
 
 _MAX_MESSAGE_CHARS = 400
@@ -147,7 +147,7 @@ def classify(exc: BaseException) -> Classified:
     try:
         return _classify(exc)
     except Exception as broken:
-        return _classified(type(exc).__name__, f"{exc!r} ({broken!r})", _UNKNOWN)
+        return _classified(NO_CODE, f"{exc!r} ({broken!r})", _UNKNOWN)
 
 
 def _classify(exc: BaseException) -> Classified:
@@ -162,8 +162,9 @@ def _classify(exc: BaseException) -> Classified:
     if isinstance(exc, (RefreshError, DefaultCredentialsError, MalformedError)):
         transient = isinstance(exc, RefreshError) and exc.retryable
         # Only the text: the second argument of a RefreshError is the token service's whole answer.
-        return _classified(type(exc).__name__, str(exc.args[0] if exc.args else exc), _UNKNOWN if transient else _AUTH)
-    return _classified(type(exc).__name__, str(exc) or type(exc).__name__, _UNKNOWN)
+        text = f"{type(exc).__name__}: {exc.args[0] if exc.args else exc}"
+        return _classified(NO_CODE, text, _UNKNOWN if transient else _AUTH)
+    return _classified(http_code(exc), text_of(exc), _UNKNOWN)
 
 
 def _failures(exc: GoogleAPICallError) -> Iterable[tuple[str, str]]:
@@ -175,7 +176,7 @@ def _failures(exc: GoogleAPICallError) -> Iterable[tuple[str, str]]:
     for error in exc.errors or ():
         if isinstance(error, dict) and error.get("reason"):
             yield str(error["reason"]), str(error.get("message") or said)
-    yield f"HTTP {exc.code}", said
+    yield f"http_{int(exc.code)}" if exc.code else NO_CODE, said
 
 
 def _by_code(failures: Sequence[tuple[str, str]], otherwise: Meaning) -> Classified:

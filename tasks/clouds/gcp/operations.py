@@ -29,7 +29,7 @@ def raise_failure(operation: compute_v1.Operation) -> None:
     if has_failed(operation):
         failures = [(error.code, error.message) for error in operation.error.errors]
         raise OperationFailedError(
-            operation.name, failures or [(f"HTTP {operation.http_error_status_code}", operation.http_error_message)]
+            operation.name, failures or [(f"http_{operation.http_error_status_code}", operation.http_error_message)]
         )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from hcloud import APIException
 from hcloud.actions import ActionException
 
-from tasks.clouds.base import Classified, ErrorKind, Scope
+from tasks.clouds.base import Classified, ErrorKind, Scope, http_code, text_of
 from tasks.domain.errors import AuthError, CapacityError, ConfigError, QuotaError, TokensweepError, UnsupportedError
 
 NOT_FOUND = "not_found"
@@ -96,7 +96,7 @@ def classify(exc: BaseException) -> Classified:
         return _of_action(exc)
     if isinstance(exc, APIException):
         return _of_answer(exc)
-    return _classified(_UNKNOWN, type(exc).__name__, str(exc))
+    return _classified(_UNKNOWN, http_code(exc), text_of(exc))
 
 
 def is_code(exc: BaseException, code: str) -> bool:

@@ -16,6 +16,7 @@ from typing import Literal
 from tasks.clouds.base import (
     DEADLINE_TAG,
     INTENT_TAG,
+    NO_CODE,
     OWNER,
     OWNER_TAG,
     SWEEP_TAG,
@@ -192,7 +193,7 @@ class LocalCloud:
             return _classified(ErrorKind.UNSUPPORTED, exc.reason, exc, may_exist=False)
         if isinstance(exc, CleanupError):
             return _classified(ErrorKind.DELETE_BLOCKED, exc.reason, exc, may_exist=True)
-        code = exc.reason if isinstance(exc, TokensweepError) else type(exc).__name__
+        code = exc.reason if isinstance(exc, TokensweepError) else NO_CODE
         return _classified(ErrorKind.UNKNOWN, code, exc, may_exist=True)
 
     # -- the controller's end of the network --

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import NoReturn
 
-from tasks.clouds.base import Classified, ErrorKind, Scope
+from tasks.clouds.base import NO_CODE, Classified, ErrorKind, Scope, text_of
 
 _BAD_GATEWAY = "<html><head><title>502 Bad Gateway</title></head></html>"
 
@@ -41,8 +41,7 @@ def classify(exc: BaseException) -> Classified:
         kind, scope, _ = CODES[exc.code]
         may_exist = kind is ErrorKind.EXISTS
         return Classified(kind=kind, scope=scope, may_exist=may_exist, code=exc.code, message=str(exc))
-    code = type(exc).__name__
-    return Classified(kind=ErrorKind.UNKNOWN, scope=Scope.ZONE, may_exist=True, code=code, message=str(exc) or code)
+    return Classified(kind=ErrorKind.UNKNOWN, scope=Scope.ZONE, may_exist=True, code=NO_CODE, message=text_of(exc))
 
 
 def bad_gateway() -> NoReturn:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from upcloud_api import UpCloudAPIError
 
-from tasks.clouds.base import Classified, ErrorKind, Scope
+from tasks.clouds.base import NO_CODE, Classified, ErrorKind, Scope, http_code, text_of
 from tasks.domain.errors import AuthError, CapacityError, ConfigError, QuotaError, TokensweepError, UnsupportedError
 
 _Meaning = tuple[ErrorKind, Scope, bool]
@@ -126,7 +126,7 @@ def classify(exc: BaseException) -> Classified:
         return _classified(_OURS.get(type(exc), _UNKNOWN), exc.reason, exc.message)
     if isinstance(exc, UpCloudAPIError):
         return _of_answer(exc)
-    return _classified(_UNKNOWN, type(exc).__name__, str(exc))
+    return _classified(_UNKNOWN, http_code(exc), text_of(exc))
 
 
 def is_gone(exc: BaseException) -> bool:
@@ -140,7 +140,7 @@ def _of_answer(exc: UpCloudAPIError) -> Classified:
     if problem:
         code = str(problem.get("type", "")).rpartition("#")[2].removeprefix("ERROR_") or code
         message = f"{problem.get('title', '')} {problem.get('detail') or ''}".strip()
-    return _classified(_meaning(code, problem), code or "no_code", message)
+    return _classified(_meaning(code, problem), code or NO_CODE, message)
 
 
 def _meaning(code: str, problem: dict[str, object]) -> _Meaning:
