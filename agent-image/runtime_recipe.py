@@ -131,15 +131,16 @@ def generation_of(gpu_model: str, lock_file: Path = LOCK_FILE) -> str:
 
     Raises ConfigError for a model that no CUDA runtime is made for.
     """
-    generations = tomllib.loads(lock_file.read_text(encoding="utf-8"))["cuda"]["generations"]
+    table = tomllib.loads(lock_file.read_text(encoding="utf-8"))["cuda"]
     name = _words(gpu_model)
-    for generation in generations:
+    for generation in table["generations"]:
         if any(f" {_words(model)} " in f" {name} " for model in generation["models"]):
             return str(generation["name"])
     raise ConfigError(
         f"There is no CUDA runtime for GPUs of the model {gpu_model!r}.",
         reason="unsupported_gpus",
-        next_step=f"Add the model to its generation in {lock_file.name}, or leave the server type out.",
+        next_step=f"Leave the server type out; a model that CUDA {table['toolkit']} knows can be added to its generation "
+        f"in {lock_file.name}.",
     )
 
 
