@@ -139,8 +139,8 @@ def generation_of(gpu_model: str, lock_file: Path = LOCK_FILE) -> str:
     raise ConfigError(
         f"There is no CUDA runtime for GPUs of the model {gpu_model!r}.",
         reason="unsupported_gpus",
-        next_step=f"Leave the server type out; a model that CUDA {table['toolkit']} knows can be added to its generation "
-        f"in {lock_file.name}.",
+        next_step=f"Leave the server type out; a model that CUDA {table['toolkit']} knows can be added to its "
+        f"generation in {lock_file.name}.",
     )
 
 
