@@ -12,6 +12,7 @@ from decimal import Decimal
 from typing import Any, Literal, cast
 
 from flows import render
+from flows.closing import closing
 from flows.embedded import flush_prefect, prefect_api
 from tasks.domain.errors import ConfigError, TokensweepError
 from tasks.settings import Settings
@@ -101,7 +102,7 @@ def run_sweep(
     if as_json:
         print_json(result.model_dump())
     else:
-        render.closing(services, result)
+        closing(services, result)
     if result.left:
         return 6
     return {"nothing_to_do": 3, "some_failed": 4, "over_budget": 5}.get(result.status, 0)

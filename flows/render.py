@@ -39,15 +39,6 @@ def _console(*, stderr: bool) -> Console:
 out = _console(stderr=False)
 err = _console(stderr=True)
 
-_MARK = {
-    "measured": "green",
-    "gated": "yellow",
-    "timed_out": "yellow",
-    "infeasible": "yellow",
-    "failed": "red",
-    "not_reached": "red",
-}
-
 
 def hint(command: str) -> None:
     err.print(f"[dim]next:[/dim] {command}")
@@ -88,123 +79,6 @@ _started = time.monotonic()
 def _plain_line(step: Step) -> None:
     share = "" if step.share is None else f" {100 * step.share:.0f} %"
     sys.stderr.write(f"{time.monotonic() - _started:7.1f} s  {step.server or 'sweep'}{share}: {step.what}\n")
-
-
-def closing(services: Any, result: Any) -> None:
-    """The end of a sweep: speeds with their spread, what was gated and why, phases, where the data is, what next."""
-    from tasks.publish import beside_the_ladder, doubts, results, run_phases
-
-    if result.status in ("nothing_to_do", "over_budget"):
-        out.print(f"Nothing to do in sweep {result.sweep_id}:")
-        for server, why in result.skipped.items():
-            out.print(f"  {server}: {why}")
-        if "measured already" in result.skipped.values():
-            hint(f"tokensweep run {result.preset} --label again   # to measure once more")
-        return
-    rows = results(services, result.sweep_id)
-    _speeds(result.sweep_id, rows)
-    _ended_otherwise(rows)
-    _beside_the_ladder(beside_the_ladder(services, result.sweep_id))
-    for doubt in doubts(services, result.sweep_id):
-        warn(doubt)
-    _phases(run_phases(services, result.sweep_id))
-    for report in result.servers:
-        if report.outcome not in ("completed", "gated"):
-            err.print(f"[red]{report.server}: {report.outcome}: {report.reason}: {report.detail}[/red]")
-    _footer(services, result, rows)
-
-
-def _speeds(sweep_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    from tasks.artifacts import cell_text
-
-    lengths = list(
-        dict.fromkeys((r["task"], r["n_tokens"]) for r in sorted(rows, key=lambda r: (r["task"], r["n_tokens"])))
-    )
-    table = Table(title=f"Sweep {sweep_id}: median tokens/s ± half-width of the 95 % interval", title_justify="left")
-    table.add_column("server")
-    table.add_column("model")
-    for task, n in lengths:
-        table.add_column(f"{task}{n}", justify="right")
-    lines: dict[tuple[str, str], dict[tuple[str, int], Mapping[str, Any]]] = {}
-    for r in rows:
-        lines.setdefault((r["server"], r["model"]), {})[r["task"], r["n_tokens"]] = r
-    last = ""
-    for (server, model), cells in lines.items():
-        if last and server != last:
-            table.add_section()
-        texts = [_cell(cells.get(length), cell_text) for length in lengths]
-        weights = next(iter(cells.values()))["weights"]
-        table.add_row(server if server != last else "", model + (" *" if weights == "random" else ""), *texts)
-        last = server
-    out.print(table)
-    if any(r["weights"] == "random" for r in rows):
-        out.print("* weights = random: files of the real architecture made here; speed is real, text is not.")
-
-
-def _cell(row: Mapping[str, Any] | None, text: Any) -> str:
-    if row is None:
-        return ""
-    if row["outcome"] == "measured":
-        return str(text(row))
-    return f"[{_MARK[row['outcome']]}]{row['outcome']}[/]"
-
-
-def _ended_otherwise(rows: Sequence[Mapping[str, Any]]) -> None:
-    other = [r for r in rows if r["outcome"] != "measured"]
-    if not other:
-        return
-    table = Table(title="Not measured, and why", title_justify="left")
-    for name in ("server", "cell", "outcome", "reason", "evidence"):
-        table.add_column(name)
-    for r in other:
-        mark = _MARK[r["outcome"]]
-        table.add_row(
-            r["server"],
-            f"{r['model']} {r['task']}{r['n_tokens']}",
-            f"[{mark}]{r['outcome']}[/]",
-            r["reason"],
-            (r["detail"] or "")[:90],
-        )
-    out.print(table)
-
-
-def _beside_the_ladder(rows: Sequence[Mapping[str, Any]]) -> None:
-    if not rows:
-        return
-    table = Table(title="Beside the ladder", title_justify="left")
-    for name in ("server", "model", "what", "changed to", "test", "tok/s"):
-        table.add_column(name, justify="right" if name == "tok/s" else "left")
-    for r in rows[:ROWS_SHOWN]:
-        lengths = "+".join(str(n) for n in (r["n_prompt"], r["n_gen"]) if n)
-        several = f" x {r['n_sequences']}" if r["n_sequences"] else ""
-        speed = r["outcome"] if r["tok_per_s_median"] is None else f"{r['tok_per_s_median']:.1f}"
-        label = " ".join(str(part) for part in (r["label"], r["device_set"]) if part)
-        table.add_row(r["server"], r["model"], r["kind"], label, f"{r['task'] or ''}{lengths}{several}", speed)
-    out.print(table)
-    if len(rows) > ROWS_SHOWN:
-        out.print(f"… and {len(rows) - ROWS_SHOWN} more: tokensweep query 'FROM variants'")
-
-
-def _phases(phases: Mapping[str, Mapping[str, float]]) -> None:
-    names = list(dict.fromkeys(name for row in phases.values() for name in row))
-    table = Table(title="Phases, in seconds", title_justify="left")
-    table.add_column("server")
-    for name in names:
-        table.add_column(name, justify="right")
-    for server, row in phases.items():
-        table.add_row(server, *(f"{row[n]:.1f}" if n in row else "" for n in names))
-    out.print(table)
-
-
-def _footer(services: Any, result: Any, rows: Sequence[Mapping[str, Any]]) -> None:
-    spent = services.ledger.spent(result.sweep_id)
-    measured = sum(r["outcome"] == "measured" for r in rows)
-    left = "nothing is left behind" if not result.left else f"[red]{result.left} resources are left behind[/red]"
-    out.print(f"{measured} of {len(rows)} cells measured; cost {spent.settled_usd:.4f} USD; {left}.")
-    out.print(f"Data: {services.settings.lake_root}")
-    server = result.servers[0].server if result.servers else "SERVER"
-    hint(f"tokensweep explain {server}")
-    hint('tokensweep query "SELECT * FROM v_speed ORDER BY tok_per_s DESC"')
 
 
 def status(
