@@ -27,6 +27,9 @@ from tasks.domain.stats import median
 GATE_REPEATS = 5
 """Repeats that a gate reckons with, whatever number a policy asks for."""
 
+DISTURBED_RATIO = 0.5
+"""How much shorter than runs beside a download the later ones may turn out."""
+
 NOW = float("-inf")
 REST = Cell("", "", 0)
 """Where the memo keeps how long the rest of the run may take."""
@@ -48,7 +51,8 @@ class DynamicPolicy:
         price of its first run. optimism, least_optimism: the quantiles of a prediction's residuals
         (predict.QUANTILES) between which that chance is looked for.
     hopeless_slack: of the first run of a cell of which nothing can be predicted; least_slack: of the first run
-        of any. budget_slack: of the whole cell.
+        of any; disturbed_slack: of a text's, where it costs disturbed_usd at most and downloads are still to come.
+        budget_slack: of the whole cell.
     hope: share of the predicted speed that the runs to come are trusted with, against what the first ones show, until
         patient_samples are there; first_run_ratio: how much shorter than those the later ones may turn out.
     load_floor_bytes_per_s: a load slower than this is given up, unless it is within load_slack times the budget of
@@ -76,6 +80,8 @@ class DynamicPolicy:
     least_optimism: float = 0.95
     hopeless_slack: float = 1.25
     least_slack: float = 1.2
+    disturbed_slack: float = 1.6
+    disturbed_usd: float = 0.006
     budget_slack: float = 1.02
     patient_samples: int = 3
     first_run_ratio: float = 0.92
@@ -246,7 +252,7 @@ class DynamicPolicy:
         if k:
             shown_s = min(bench.samples_s)
             if k < self.patient_samples:  # first runs are often the slowest
-                shown_s *= self.first_run_ratio
+                shown_s *= DISTURBED_RATIO if self._disturbed(view, cell) else self.first_run_ratio
                 best_s = min(best_s, shown_s) if best_s else shown_s
             else:
                 best_s = shown_s
@@ -255,7 +261,15 @@ class DynamicPolicy:
         projected_s = began_s + budget_s * self.budget_slack - n_left * best_s
         if k:
             return projected_s if current_s + best_s <= projected_s else NOW
-        return max(projected_s, current_s + budget_s / n_runs * self.least_slack)
+        slack = self.disturbed_slack if self._disturbed(view, cell) else self.least_slack
+        return max(projected_s, current_s + budget_s / n_runs * slack)
+
+    def _disturbed(self, view: RunView, cell: Cell) -> bool:
+        """Whether the next models may be coming beside the cell, which slows a text down most (it is bound by memory),
+        and it is cheap to see whether later runs are faster."""
+        if cell.task == PP or len(view.finished_downloads) >= len(view.plan.models):
+            return False
+        return self._price_usd(view, self.budget_s(view, cell) / GATE_REPEATS) <= self.disturbed_usd
 
     def judge_running(self, view: RunView, bench: BenchView) -> Verdict:
         cell = bench.current

@@ -3,20 +3,18 @@
 In logarithms every step is a small linear rule (see prior_data.py for the coefficients and where they come from):
 
 * length to length, same model: log v(n) - log u(p) = a + b log u(p) + c [log w(n) - log w(p)], where p is the longest
-  shorter cell that was measured and w the next smaller model, if that has both;
+  shorter cell that was measured and w the next smaller model, if that has both; prompts have a term for attention.py;
 * model to model, same cell: log v - log u = a + b d + c s d, where u is the next smaller model that has the cell, d
   the logarithm of the ratio of the file sizes and s the slope of log speed against log size over the two next smaller
   models, if there are two. With speed bound by memory bandwidth s is -1: the rule is a roofline whose bandwidth the
   server itself has shown;
 * earlier runs of the same server type or of a twin (tasks/domain/known.py): each of these rules has a variant with one
   more term, how the earlier run's speed changed in the same step; where nothing is measured yet, the earlier speed
-  itself; and a cell that the earlier run had to stop is held below what it was stopped at, times the quantile of
-  what became of such cells.
+  itself; and a cell that it had to stop is held below that speed, times the quantile of what became of such cells.
 
-u and w are speeds of the fastest repeat: a repeat that was disturbed says little about the next cell. Each rule carries
-quantiles of its residuals on servers that it was not fitted on, by how far the repeats of its source lay apart, so an
-interval says how often it held. Where no rule fits the ladder at hand, a wide bracket is used. Gates use the
-optimistic end only: a doubt is settled by measuring.
+u and w are speeds of the fastest repeat: a disturbed one says little about the next cell. Each rule carries quantiles
+of its residuals on servers that it was not fitted on, by how far the repeats of its source lay apart. Where no rule
+fits, a wide bracket is used. Gates use the optimistic end only: a doubt is settled by measuring.
 """
 
 from __future__ import annotations
@@ -25,6 +23,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Optional, Sequence, Tuple
 
+from tasks.domain.attention import attention_term
 from tasks.domain.cells import TG, Cell
 from tasks.domain.known import KnownCell
 from tasks.domain.policy import RunView, Speed
@@ -99,10 +98,11 @@ def spread_class(spread: Optional[float]) -> int:
     return sum(spread >= bound for bound in SPREADS)
 
 
-def length_rule(has_gpu: bool, task: str, n_from: int, n_to: int, smaller: bool, known: bool = False) -> str:
-    """Name of the rule from one length to another; `smaller`: with the next smaller model's ratio; `known`: with that
-    of an earlier run."""
-    return f"{'gpu' if has_gpu else 'cpu'} {task}{n_from}-{n_to}{' smaller' * smaller}{' known' * known}"
+def length_rule(has_gpu: bool, task: str, n_from: int, n_to: int, smaller: int, known: int = 0) -> str:
+    """Name of the rule from one length to another; `smaller`: 1 with the next smaller model's ratio, 2 with the weight
+    of attention as well; `known`: 1 with the ratio of an earlier run."""
+    own = ("", " smaller", " smaller attention")[smaller]
+    return f"{'gpu' if has_gpu else 'cpu'} {task}{n_from}-{n_to}{own}{' known' * known}"
 
 
 def model_rule(has_gpu: bool, task: str, slope: bool, known: bool = False) -> str:
@@ -215,12 +215,14 @@ def _from_length(
 def _step(view: RunView, here: Cell, there: Cell, level: float, prior: Prior) -> Optional[Tuple[str, float, Rule]]:
     """The rule for one step, with the ratios of an earlier run and of the smaller model where they are to be had, and
     the change of log speed."""
-    earlier, smaller = _known_ratio(view, here, there), _ratio_of_smaller(view, here, there)
-    for terms in ((smaller, earlier), (None, earlier), (smaller, None), (None, None)):
-        name = length_rule(view.has_gpu, here.task, there.n_tokens, here.n_tokens, *(t is not None for t in terms))
-        rule = prior.rules.get(name)
-        if rule is not None:
-            return name, _dot(rule, (1.0, level, *(t for t in terms if t is not None))), rule
+    ratio, smaller = _known_ratio(view, here, there), _of_smaller(view, here, there)
+    earlier = () if ratio is None else (ratio,)
+    for known in (earlier, ()):
+        for own in (smaller, smaller[:1], ()):
+            name = length_rule(view.has_gpu, here.task, there.n_tokens, here.n_tokens, len(own), len(known))
+            rule = prior.rules.get(name)
+            if rule is not None:
+                return name, _dot(rule, (1.0, level, *own, *known)), rule
     return None
 
 
@@ -234,14 +236,18 @@ def _bracket_factor(view: RunView, cell: Cell, shorter: Cell) -> float:
     return cell.n_tokens / shorter.n_tokens if view.has_gpu else PP_LENGTH_FACTOR_CPU
 
 
-def _ratio_of_smaller(view: RunView, cell: Cell, shorter: Cell) -> Optional[float]:
-    """How the speed of the next smaller model changed between the same lengths, as a logarithm."""
+def _of_smaller(view: RunView, cell: Cell, shorter: Cell) -> Tuple[float, ...]:
+    """How the speed of the next smaller model changed between the same lengths, as a logarithm; with the weight of
+    attention against that model, of prompts whose headers are known. Empty where that model has not both."""
     for model in view.smaller_models(cell.model)[:1]:
         here = view.speed(Cell(model.name, cell.task, cell.n_tokens))
         there = view.speed(Cell(model.name, cell.task, shorter.n_tokens))
-        if here is not None and there is not None:
-            return math.log(here.best_tok_per_s / there.best_tok_per_s)
-    return None
+        if here is None or there is None:
+            return ()
+        ratio = math.log(here.best_tok_per_s / there.best_tok_per_s)
+        term = attention_term(view.headers.get(cell.model), view.headers.get(model.name), cell.n_tokens)
+        return (ratio,) if term is None or cell.task == TG else (ratio, term)
+    return ()
 
 
 def _from_model(view: RunView, cell: Cell, same: Cell, measured: Speed, prior: Prior, quantile: float) -> Prediction:

@@ -22,7 +22,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from tasks.domain.cells import Cell
+from tasks.domain.attention import attention_term
+from tasks.domain.cells import PP, Cell
 from tasks.domain.classic import CLASSIC_MIN_TOK_PER_S
 from tasks.domain.predict import (
     KNOWN,
@@ -37,10 +38,12 @@ from tasks.domain.predict import (
     spread_class,
 )
 from tasks.domain.stats import mean, sd
+from tasks.replay.headers import headers_of
 from tasks.replay.recorded import OK, TIMED_OUT, RecordedRun, machine_of
 from tasks.replay.traces import read_traces
 from tasks.replay.truth import n_prompts
 
+HEADERS = headers_of()
 N_FOLDS = 5
 FEWEST_ROWS = 40
 OUTLIER_MADS = 6.0
@@ -161,10 +164,18 @@ def _length_rows(
     if p not in seen or n not in seen:
         return
     source, y = seen[p], seen[n].mean - seen[p].best
+    owns: list[tuple[float, ...]] = [()]
     of_smaller = _ratio(seen, Cell(smaller, n.task, n.n_tokens), Cell(smaller, n.task, p.n_tokens)) if smaller else None
-    for terms in _variants(of_smaller, _ratio(twin, n, p)):
-        name = length_rule(run.has_gpu, n.task, p.n_tokens, n.n_tokens, *(t is not None for t in terms))
-        yield name, (fold, source.spread, y, (1.0, source.best, *(t for t in terms if t is not None)))
+    if smaller and of_smaller is not None:
+        owns.append((of_smaller,))
+        term = attention_term(HEADERS.get(n.model), HEADERS.get(smaller), n.n_tokens)
+        if n.task == PP and term is not None:
+            owns.append((of_smaller, term))
+    of_twin = _ratio(twin, n, p)
+    for own in owns:
+        for known in ((),) if of_twin is None else ((), (of_twin,)):
+            name = length_rule(run.has_gpu, n.task, p.n_tokens, n.n_tokens, len(own), len(known))
+            yield name, (fold, source.spread, y, (1.0, source.best, *own, *known))
 
 
 def _variants(own: float | None, known: float | None) -> list[tuple[float | None, float | None]]:

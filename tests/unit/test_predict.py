@@ -7,11 +7,13 @@ from dataclasses import replace
 
 import pytest
 
+from tasks.domain.attention import attention_share
 from tasks.domain.cells import Cell, CellResult, Reason
 from tasks.domain.dynamic import DynamicPolicy
 from tasks.domain.policy import RunView
 from tasks.domain.predict import QUANTILES, SPREADS, Prior, Rule, length_rule, model_rule, predict, spread_class
 from tasks.domain.prior_data import PRIOR
+from tasks.replay.headers import headers_of
 from tests.plans import make_plan
 
 RESIDUALS = tuple(round((q - 0.5) / 2, 4) for q in QUANTILES)
@@ -62,6 +64,21 @@ def test_the_smaller_model_shows_how_speed_changes_with_length():
     assert found is not None and found.tok_per_s == pytest.approx(15.0)
 
 
+def test_a_prompt_slows_down_by_how_much_attention_weighs_in_the_model():
+    ratio, attention = (length_rule(False, "pp", 16, 128, n) for n in (1, 2))
+    prior = Prior("test", {ratio: rule(0.0, 0.0, 1.0), attention: rule(0.0, 0.0, 1.0, -100.0)})
+    speeds = {Cell("small", "pp", 16): 80.0, Cell("small", "pp", 128): 60.0, Cell("middle", "pp", 16): 20.0}
+    view, cell = view_of(speeds), Cell("middle", "pp", 128)
+    plain = predict(view, cell, prior)
+    assert plain is not None and plain.rule == ratio and plain.tok_per_s == pytest.approx(15.0)
+    headers = headers_of(("smollm-135m", "gemma-2b"))
+    view.headers = {"small": headers["smollm-135m"], "middle": headers["gemma-2b"]}
+    found = predict(view, cell, prior)
+    assert found is not None and found.rule == attention
+    less = (30 * 9 * 64 / 134_515_008 - attention_share(headers["gemma-2b"])) * 128
+    assert less > 0 and found.tok_per_s == pytest.approx(15.0 * math.exp(100.0 * less))
+
+
 def test_two_lengths_are_two_steps_whose_doubts_add_up():
     names = [length_rule(False, "tg", 16, 128, False), length_rule(False, "tg", 128, 512, False)]
     prior = Prior("test", {name: rule(-0.1, 0.0) for name in names})
@@ -92,7 +109,7 @@ def n_coefficients(name: str) -> int:
     """A constant, the level or the size, and one for each term that the name tells of."""
     if name.endswith(("pp known", "tg known", "stopped before")):
         return 1
-    return 2 + sum(word in name.split() for word in ("smaller", "slope", "known"))
+    return 2 + sum(word in name.split() for word in ("smaller", "attention", "slope", "known"))
 
 
 def test_the_shipped_prior_is_whole_and_says_where_it_is_from():
