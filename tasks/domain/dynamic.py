@@ -75,7 +75,7 @@ class DynamicPolicy:
     repeats_usd: float = 0.02
     noise_df: float = 8.0
     least_saving_s: float = 3.0
-    point_usd: float = 8.0
+    point_usd: float = 12.0
     optimism: float = 0.998
     least_optimism: float = 0.95
     hopeless_slack: float = 1.25
