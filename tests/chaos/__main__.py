@@ -37,6 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--vendor", default="", choices=["", *names()], help="only this one, and there every scenario, fate, aftermath"
     )
+    parser.add_argument("--scenario", default="", help="only the one of this name; for a vendor in several sittings")
     parser.add_argument("--seed", type=int, default=1, help="of the first 250 interleavings; the next have the next")
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)), help="at once")
     options = parser.parse_args(arguments)
@@ -45,10 +46,10 @@ def main(arguments: list[str] | None = None) -> int:
     began = time.monotonic()
     fork = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(options.processes, mp_context=fork, max_tasks_per_child=None) as pool:
-        crashes = [pool.submit(_enumerate, *job) for job in _crash_jobs(options.vendor)]
+        crashes = [pool.submit(_enumerate, *job) for job in _crash_jobs(options.vendor, options.scenario)]
         walks = [pool.submit(_interleave, n, seed) for n, seed in _walks(options.interleavings, options.seed)]
         tallies = _gather(console, crashes)
-        ok = _judge(console, tallies, whole=not options.vendor)
+        ok = _judge(console, tallies, whole=not options.vendor and not options.scenario)
         if walks:
             ok = _judge_walks(console, [walk.result() for walk in walks], options.seed) and ok
     used = os.times()
@@ -59,13 +60,14 @@ def main(arguments: list[str] | None = None) -> int:
     return 0 if ok else 1
 
 
-def _crash_jobs(only: str) -> Iterator[tuple[str, str, bool]]:
+def _crash_jobs(only: str, named: str = "") -> Iterator[tuple[str, str, bool]]:
     """One aftermath for each run, all of them in turn, and of the vendors' scenarios the two that do most; with a
     vendor given every scenario, every fate, and after every crash every aftermath."""
     by_cost = sorted(names(), key=lambda name: (*SLOWEST_FIRST, name).index(name))
     for vendor in [only] if only else by_cost:
         for scenario in _scenarios(vendor):
-            if only or vendor == "memory" or scenario.name in BY_DEFAULT:
+            wanted = scenario.name == named if named else bool(only) or vendor == "memory"
+            if wanted or (not named and scenario.name in BY_DEFAULT):
                 yield vendor, scenario.name, bool(only)
 
 
@@ -105,7 +107,8 @@ def _take(*, every: bool) -> Callable[[int], bool]:
 def _gather(console: Console, crashes: Sequence[Future[tuple[Tally, float]]]) -> list[Tally]:
     for done in as_completed(crashes):
         tally, took_s = done.result()
-        console.print(f"[dim]{tally.vendor}, {tally.scenario}: {tally.n_runs} runs in {took_s:.0f} s[/dim]")
+        told = f"{len(tally.leaks)} left behind, {len(tally.missed)} missed"
+        console.print(f"[dim]{tally.vendor}, {tally.scenario}: {tally.n_runs} runs in {took_s:.0f} s, {told}[/dim]")
     table = Table("vendor", "scenario", "points", "runs", "left behind", "missed", title="Crash enumeration")
     tallies = [crash.result()[0] for crash in crashes]
     for vendor in names():
