@@ -10,8 +10,8 @@ from typing import Any
 
 import humanize
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from flows.render import out
 
@@ -21,17 +21,17 @@ FLAGS_LEGEND = "Flags are explained in docs/lake.md (v_trust); nothing is left o
 
 def best(rows: Sequence[Row], title: str, n_all: int, fastest: Row | None) -> None:
     if not rows:
-        out.print(f"No server reaches it: {escape(title)}.")
+        out.print(f"No server reaches it: {title}.")
         if fastest:
             out.print(f"Fastest: {fastest['vendor']}/{fastest['server']} with {_speed(fastest['tok_per_s'])} tokens/s.")
         return
     shown = [
         {
-            "server": f"[bold]{r['vendor']}/{r['server']}[/bold]{' *' if r.get('on_frontier') else ''}",
-            "runs on": escape(_hardware(r.get("runs_on") or "")),
+            "server": Text.assemble((f"{r['vendor']}/{r['server']}", "bold"), " *" if r.get("on_frontier") else ""),
+            "runs on": _hardware(r.get("runs_on") or ""),
             "place": r["place"] or "",
             "> USD/h": _usd(r["price_usd_per_hour"]),
-            "> tokens/s": _speed(r["tok_per_s"]) + ("" if r.get("sure") is not False else " [yellow]?[/yellow]"),
+            "> tokens/s": Text.assemble(_speed(r["tok_per_s"]), ("" if r.get("sure") is not False else " ?", "yellow")),
             "> ±": "" if r.get("half_width_pct") is None else f"{r['half_width_pct']:.1f} %",
             "> n": str(r.get("n_samples") or ""),
             "> USD/1M tokens": "" if r["usd_per_mtok"] is None else f"{r['usd_per_mtok']:.3f}",
@@ -42,7 +42,7 @@ def best(rows: Sequence[Row], title: str, n_all: int, fastest: Row | None) -> No
         }
         for r in rows
     ]
-    out.print(_table(f"{escape(title)}: cheapest first", shown))
+    out.print(_table(f"{title}: cheapest first", shown))
     if n_all > len(rows):
         out.print(f"{n_all - len(rows):,} more: --limit {n_all}")
     said = ["One sequence at a time.", "±: half the 95 % interval of the mean."]
@@ -57,7 +57,7 @@ def best(rows: Sequence[Row], title: str, n_all: int, fastest: Row | None) -> No
     out.print(" ".join(said), style="dim")
 
 
-def _table(title: str, rows: Sequence[Mapping[str, str]]) -> Table:
+def _table(title: str, rows: Sequence[Mapping[str, str | Text]]) -> Table:
     """Columns that say nothing in any row are left out; those whose name begins with > are numbers."""
     table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     names = [name for name in rows[0] if any(row[name] for row in rows)]
@@ -80,9 +80,8 @@ def comparison(found: Any) -> None:
     table.add_column("cell")
     for name in found.servers:
         price = found.usd_per_hour.get(name)
-        table.add_column(
-            f"{name}\n[dim]{'no price' if price is None else f'{_usd(price)} USD/h'}[/dim]", justify="right"
-        )
+        shown_price = "no price" if price is None else f"{_usd(price)} USD/h"
+        table.add_column(Text.assemble(f"{name}\n", (shown_price, "dim")), justify="right")
     last = ""
     for cell in found.cells:
         if last and cell["model"] != last:
@@ -114,14 +113,14 @@ def comparison(found: Any) -> None:
         out.print("* weights = random: files of the real architecture made here; speed is real, text is not.")
 
 
-def _compared(row: Row | None, is_base: bool) -> str:
+def _compared(row: Row | None, is_base: bool) -> Text:
     if row is None:
-        return "[dim]not measured[/dim]"
+        return Text("not measured", "dim")
     spread = "" if row["sd"] is None else f" ± {_speed(row['sd'])}"
     ratio = "" if is_base else f"  {row['ratio']:.2f}×"
     noise = " ≈" if row["within_noise"] else ""
-    flag = " [yellow]![/yellow]" if _suspicious(row) else ""
-    return f"{_speed(row['tok_per_s'])}{spread}{ratio}{noise}{' ↓' if row['dominated'] else ''}{flag}"
+    text = f"{_speed(row['tok_per_s'])}{spread}{ratio}{noise}{' ↓' if row['dominated'] else ''}"
+    return Text.assemble(text, (" !" if _suspicious(row) else "", "yellow"))
 
 
 def _suspicious(row: Row) -> bool:
@@ -141,7 +140,7 @@ def coverage(rows: Sequence[Row], limit: int) -> None:
     table.add_column("server")
     for model in models:
         size = max((r["model_bytes"] or 0 for r in rows if r["model"] == model), default=0)
-        table.add_column(f"{model}\n[dim]{humanize.naturalsize(size)}[/dim]")
+        table.add_column(Text.assemble(f"{model}\n", (humanize.naturalsize(size), "dim")))
     for (vendor, server), cells in list(servers.items())[:limit]:
         table.add_row(f"{vendor}/{server}", *(_covered(cells.get(model)) for model in models))
     out.print(table)
@@ -179,16 +178,16 @@ def _by_vendor(rows: Sequence[Row]) -> Table:
     )
 
 
-def _covered(row: Row | None) -> str:
+def _covered(row: Row | None) -> Text:
     if row is None:
-        return "[dim]not planned[/dim]"
+        return Text("not planned", "dim")
     reason = _words(row["main_reason"]).replace("shorter cell too slow", "shorter too slow")
     if row["n_measured"] == row["n_cells"]:
-        return f"[green]✓ {row['n_measured']}[/green]"
+        return Text(f"✓ {row['n_measured']}", "green")
     if row["n_measured"]:
-        return f"{row['n_measured']}/{row['n_cells']} [yellow]{reason}[/yellow]"
+        return Text.assemble(f"{row['n_measured']}/{row['n_cells']} ", (reason, "yellow"))
     bad = row["n_failed"] + row["n_not_reached"] >= row["n_cells"] / 2
-    return f"[red]✗ {reason}[/red]" if bad else f"[yellow]– {reason}[/yellow]"
+    return Text(f"✗ {reason}", "red") if bad else Text(f"– {reason}", "yellow")
 
 
 def _words(reason: str | None) -> str:
@@ -208,5 +207,5 @@ def _day(value: datetime | None) -> str:
     return "" if value is None else value.strftime("%Y-%m-%d")
 
 
-def _flags(text: str) -> str:
-    return " ".join(f"[yellow]{flag}[/yellow]" for flag in text.split())
+def _flags(text: str) -> Text:
+    return Text(" ".join(text.split()), "yellow")

@@ -61,7 +61,7 @@ def import_sparecores(
     for reason, n_types in done.left_out.most_common():
         render.out.print(f"left out, {reason}: {n_types}")
     if done.skipped:
-        render.out.print("[dim]--json says which, and why.[/dim]")
+        render.out.print("--json says which, and why.", style="dim")
 
 
 @app.command("list")

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from flows.render import ROWS_SHOWN, err, hint, out, warn
 
@@ -39,7 +40,7 @@ def closing(services: Any, result: Any) -> None:
     _phases(run_phases(services, result.sweep_id))
     for report in result.servers:
         if report.outcome not in ("completed", "gated"):
-            err.print(f"[red]{report.server}: {report.outcome}: {report.reason}: {report.detail}[/red]")
+            err.print(f"{report.server}: {report.outcome}: {report.reason}: {report.detail}", style="red")
     _footer(services, result, rows)
 
 
@@ -70,12 +71,12 @@ def _speeds(sweep_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
         out.print("* weights = random: files of the real architecture made here; speed is real, text is not.")
 
 
-def _cell(row: Mapping[str, Any] | None, text: Any) -> str:
+def _cell(row: Mapping[str, Any] | None, text: Any) -> str | Text:
     if row is None:
         return ""
     if row["outcome"] == "measured":
         return str(text(row))
-    return f"[{_MARK[row['outcome']]}]{row['outcome']}[/]"
+    return Text(row["outcome"], _MARK[row["outcome"]])
 
 
 def _ended_otherwise(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -86,11 +87,10 @@ def _ended_otherwise(rows: Sequence[Mapping[str, Any]]) -> None:
     for name in ("server", "cell", "outcome", "reason", "evidence"):
         table.add_column(name)
     for r in other:
-        mark = _MARK[r["outcome"]]
         table.add_row(
             r["server"],
             f"{r['model']} {r['task']}{r['n_tokens']}",
-            f"[{mark}]{r['outcome']}[/]",
+            Text(r["outcome"], _MARK[r["outcome"]]),
             r["reason"],
             (r["detail"] or "")[:90],
         )
@@ -128,8 +128,9 @@ def _phases(phases: Mapping[str, Mapping[str, float]]) -> None:
 def _footer(services: Any, result: Any, rows: Sequence[Mapping[str, Any]]) -> None:
     spent = services.ledger.spent(result.sweep_id)
     measured = sum(r["outcome"] == "measured" for r in rows)
-    left = "nothing is left behind" if not result.left else f"[red]{result.left} resources are left behind[/red]"
-    out.print(f"{measured} of {len(rows)} cells measured; cost {spent.settled_usd:.4f} USD; {left}.")
+    left = (f"{result.left} resources are left behind", "red") if result.left else "nothing is left behind"
+    said = f"{measured} of {len(rows)} cells measured; cost {spent.settled_usd:.4f} USD; "
+    out.print(Text.assemble(said, left, "."))
     out.print(f"Data: {services.settings.lake_root}")
     server = result.servers[0].server if result.servers else "SERVER"
     hint(f"tokensweep explain {server}")

@@ -13,6 +13,7 @@ from itertools import groupby
 
 import humanize
 from rich.table import Table
+from rich.text import Text
 
 from flows.render import ROWS_SHOWN, out
 from tasks.domain.choose import Choice, Selection
@@ -35,11 +36,12 @@ def plan(sweep_plan: SweepPlan, *, every: bool = False) -> None:
     if len(servers) > ROWS_SHOWN:
         _by_vendor(servers)
         _reasons(why_not(servers))
-    out.print(
-        f"[bold]TOTAL {len(sweep_plan.to_run()):,} of {len(servers):,} server types run[/bold], "
-        f"{sweep_plan.low_usd:,.2f}–{sweep_plan.high_usd:,.2f} USD "
+    total = (f"TOTAL {len(sweep_plan.to_run()):,} of {len(servers):,} server types run", "bold")
+    usd = (
+        f", {sweep_plan.low_usd:,.2f}–{sweep_plan.high_usd:,.2f} USD "
         f"(worst case, if every gate passes only just); cap {sweep_plan.max_usd:,} USD"
     )
+    out.print(Text.assemble(total, usd))
 
 
 def why_not(servers: Iterable[PlannedServer]) -> Counter[str]:
@@ -68,10 +70,12 @@ def choice(
         _choice_by_vendor(found)
     _reasons(why_not(skipped))
     error = f", median error of those ±{found.expected_error:.0%}" if found.predicted else ""
-    out.print(
-        f"[bold]{len(found.measured):,} measured for about {found.usd:,.2f} USD[/bold], {len(found.predicted):,} "
-        f"predicted{error}; {len(found.known):,} known already, {len(found.unreached):,} left out: no money for them."
+    measured = (f"{len(found.measured):,} measured for about {found.usd:,.2f} USD", "bold")
+    rest = (
+        f", {len(found.predicted):,} predicted{error}; {len(found.known):,} known already, "
+        f"{len(found.unreached):,} left out: no money for them."
     )
+    out.print(Text.assemble(measured, rest))
 
 
 def what(choice: Choice) -> str:
@@ -132,10 +136,10 @@ def _rows(title: str, names: Sequence[str], rows: Iterable[Sequence[str]], *, as
     out.file.write("\n")
 
 
-def _coloured(cell: str) -> str:
+def _coloured(cell: str) -> str | Text:
     if cell in ("yes", "measure"):
-        return f"[green]{cell}[/green]"
-    return f"[yellow]{cell}[/yellow]" if cell.startswith("no: ") or cell == "leave out" else cell
+        return Text(cell, "green")
+    return Text(cell, "yellow") if cell.startswith("no: ") or cell == "leave out" else cell
 
 
 def _table(title: str, names: Sequence[str]) -> Table:

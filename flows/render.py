@@ -32,8 +32,10 @@ ROWS_SHOWN = 60  # of a plan: thousands of rows help nobody on a terminal
 
 
 def _console(*, stderr: bool) -> Console:
+    """Without markup: what vendors, logs and tables of the lake say may contain brackets."""
     stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, highlight=False, soft_wrap=False, width=None if stream.isatty() else PIPE_WIDTH)
+    width = None if stream.isatty() else PIPE_WIDTH
+    return Console(stderr=stderr, highlight=False, markup=False, soft_wrap=False, width=width)
 
 
 out = _console(stderr=False)
@@ -41,15 +43,15 @@ err = _console(stderr=True)
 
 
 def hint(command: str) -> None:
-    err.print(f"[dim]next:[/dim] {command}")
+    err.print(Text.assemble(("next: ", "dim"), command))
 
 
 def warn(text: str) -> None:
-    err.print(f"[yellow]warning:[/yellow] {text}")
+    err.print(Text.assemble(("warning: ", "yellow"), text))
 
 
 def confirm(question: str) -> bool:
-    return Confirm.ask(question, console=err, default=False)
+    return Confirm.ask(Text(question, "prompt"), console=err, default=False)
 
 
 @contextmanager
@@ -59,8 +61,8 @@ def progress() -> Iterator[None]:
         with listening(_plain_line):
             yield
         return
-    columns = (SpinnerColumn(), TextColumn("{task.fields[name]:<24}"), BarColumn(bar_width=24))
-    with Progress(*columns, TimeElapsedColumn(), TextColumn("{task.description}"), console=err) as bars:
+    columns = (SpinnerColumn(), TextColumn("{task.fields[name]:<24}", markup=False), BarColumn(bar_width=24))
+    with Progress(*columns, TimeElapsedColumn(), TextColumn("{task.description}", markup=False), console=err) as bars:
         lines: dict[str, Any] = {}
 
         def show(step: Step) -> None:
@@ -130,7 +132,7 @@ def decisions(server: str, rows: Sequence[Mapping[str, Any]]) -> None:
         if r["server_run_id"] != run:
             run = r["server_run_id"]
             table.add_section()
-            table.add_row("", f"[bold]{run}[/bold]", "", "", "")
+            table.add_row("", Text(run, "bold"), "", "", "")
         table.add_row(f"{r['t_s']:.1f}", r["action"], r["subject"], r["reason"], _evidence(r["evidence"]))
     out.print(table)
 
@@ -150,7 +152,7 @@ def frame(data: pl.DataFrame) -> None:
         _records(data)
     else:
         out.print(table)
-    err.print(f"[dim]{data.height} rows[/dim]")
+    err.print(f"{data.height} rows", style="dim")
 
 
 def _wanted_width(table: Table) -> int:
@@ -178,15 +180,15 @@ def reap_report(report: Any, recovered: Sequence[Any]) -> None:
             f"listed {listed.vendor} ({', '.join(listed.places)}): {listed.n_resources} resources of ours, {state}"
         )
     for row in report.gone:
-        out.print(f"[green]gone[/green] {row.vendor} {row.name}")
+        out.print(Text.assemble(("gone", "green"), f" {row.vendor} {row.name}"))
     for row in report.waiting:
-        out.print(f"[yellow]not proven gone yet[/yellow] {row.vendor} {row.name}: {row.last_error or row.state.value}")
+        state = f" {row.vendor} {row.name}: {row.last_error or row.state.value}"
+        out.print(Text.assemble(("not proven gone yet", "yellow"), state))
     for decision in report.braked:
-        out.print(
-            f"[red]held by the brake[/red] {decision.subject}: {decision.reason}; `tokensweep reap --force` goes on"
-        )
+        why = f" {decision.subject}: {decision.reason}; `tokensweep reap --force` goes on"
+        out.print(Text.assemble(("held by the brake", "red"), why))
     for problem in report.errors:
-        out.print(f"[red]error[/red] {problem}")
+        out.print(Text.assemble(("error", "red"), f" {problem}"))
     for r in recovered:
         how = "its measured cells are in the lake" if r.landed else r.problem
         out.print(f"recovered {r.run.server_run_id}: {how}")
@@ -199,7 +201,7 @@ MOST_IN_USE = 10
 
 def leaks(report: Any) -> None:
     """What is left, for how long and how much; and the proof: what was listed for this, where and when."""
-    out.print(f"[bold {'green' if report.clean else 'red'}]{report.verdict}.[/]")
+    out.print(f"{report.verdict}.", style="bold green" if report.clean else "bold red")
     if report.items or report.unproven:
         table = Table("vendor", "place", "kind", "name", "why")
         for name in ("age", "USD/h", "USD so far"):
@@ -231,7 +233,7 @@ def leaks(report: Any) -> None:
 
 def checks(found: Sequence[Any]) -> None:
     for check in found:
-        mark = {True: "[green]ok[/green]  ", None: "[yellow]?[/yellow]   ", False: "[red]FAIL[/red]"}[check.ok]
-        out.print(f"{mark} {check.name}: {check.detail}")
+        mark = {True: ("ok  ", "green"), None: ("?   ", "yellow"), False: ("FAIL", "red")}[check.ok]
+        out.print(Text.assemble(mark, f" {check.name}: {check.detail}"))
         if not check.ok and check.next_step:
             out.print(f"     {check.next_step}")
