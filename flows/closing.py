@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,9 +39,11 @@ def closing(services: Any, result: Any) -> None:
     for doubt in doubts(services, result.sweep_id):
         warn(doubt)
     _phases(run_phases(services, result.sweep_id))
-    for report in result.servers:
-        if report.outcome not in ("completed", "gated"):
-            err.print(f"{report.server}: {report.outcome}: {report.reason}: {report.detail}", style="red")
+    bad = [report for report in result.servers if report.outcome not in ("completed", "gated")]
+    for report in bad[:ROWS_SHOWN]:
+        err.print(f"{report.server}: {report.outcome}: {report.reason}: {report.detail}", style="red")
+    if len(bad) > ROWS_SHOWN:
+        err.print(f"… and {len(bad) - ROWS_SHOWN:,} more servers: tokensweep query 'FROM v_failures'", style="red")
     _footer(services, result, rows)
 
 
@@ -59,7 +62,11 @@ def _speeds(sweep_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
     for r in rows:
         lines.setdefault((r["server"], r["model"]), {})[r["task"], r["n_tokens"]] = r
     last = ""
+    servers = dict.fromkeys(server for server, _ in lines)
+    shown = set(list(servers)[:ROWS_SHOWN])
     for (server, model), cells in lines.items():
+        if server not in shown:
+            continue
         if last and server != last:
             table.add_section()
         texts = [_cell(cells.get(length), cell_text) for length in lengths]
@@ -67,6 +74,8 @@ def _speeds(sweep_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
         table.add_row(server if server != last else "", model + (" *" if weights == "random" else ""), *texts)
         last = server
     out.print(table)
+    if len(servers) > len(shown):
+        out.print(f"… and {len(servers) - len(shown):,} more servers: tokensweep query 'FROM v_speed'\n")
     if any(r["weights"] == "random" for r in rows):
         out.print("* weights = random: files of the real architecture made here; speed is real, text is not.")
 
@@ -83,6 +92,9 @@ def _ended_otherwise(rows: Sequence[Mapping[str, Any]]) -> None:
     other = [r for r in rows if r["outcome"] != "measured"]
     if not other:
         return
+    if len(other) > ROWS_SHOWN:
+        _reasons(other)
+        return
     table = Table(title="Not measured, and why", title_justify="left")
     for name in ("server", "cell", "outcome", "reason", "evidence"):
         table.add_column(name)
@@ -95,6 +107,20 @@ def _ended_otherwise(rows: Sequence[Mapping[str, Any]]) -> None:
             (r["detail"] or "")[:90],
         )
     out.print(table)
+
+
+def _reasons(other: Sequence[Mapping[str, Any]]) -> None:
+    """Of a large sweep: how many cells ended so, the commonest first."""
+    table = Table(title="Not measured, and why", title_justify="left")
+    table.add_column("cells", justify="right")
+    table.add_column("servers", justify="right")
+    table.add_column("outcome")
+    table.add_column("reason")
+    for (outcome, reason), n in Counter((r["outcome"], r["reason"]) for r in other).most_common():
+        on = {r["server"] for r in other if (r["outcome"], r["reason"]) == (outcome, reason)}
+        table.add_row(f"{n:,}", f"{len(on):,}", Text(outcome, _MARK[outcome]), reason)
+    out.print(table)
+    out.print("Each with what was said: tokensweep query 'FROM v_failures', and of gates 'FROM v_gates'\n")
 
 
 def _beside_the_ladder(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -120,9 +146,11 @@ def _phases(phases: Mapping[str, Mapping[str, float]]) -> None:
     table.add_column("server")
     for name in names:
         table.add_column(name, justify="right")
-    for server, row in phases.items():
+    for server, row in list(phases.items())[:ROWS_SHOWN]:
         table.add_row(server, *(f"{row[n]:.1f}" if n in row else "" for n in names))
     out.print(table)
+    if len(phases) > ROWS_SHOWN:
+        out.print(f"… and {len(phases) - ROWS_SHOWN:,} more servers: tokensweep query 'FROM v_phases'\n")
 
 
 def _footer(services: Any, result: Any, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from flows import render
-from flows.closing import _ended_otherwise
+from flows.closing import _ended_otherwise, _speeds
 from flows.plan_tables import _reasons
 from tasks.reaper import ReapReport
 
@@ -32,3 +32,31 @@ def test_reports_and_warnings_show_brackets(capsys: pytest.CaptureFixture[str]) 
     render.hint(SAID)
     said = capsys.readouterr()
     assert (said.out.count(SAID), said.err.count(SAID)) == (3, 2)
+
+
+def _cells(n_servers: int) -> list[dict[str, object]]:
+    missed = {"task": "tg", "outcome": "gated", "reason": "predicted_too_slow", "detail": ""}
+    measured = {"task": "pp", "outcome": "measured", "reason": "ok", "tok_per_s_median": 5.0, "tok_per_s_mean": 5.0}
+    measured |= {"tok_per_s_ci95_low": 4.0, "tok_per_s_ci95_high": 6.0}
+    return [
+        {"server": f"server-{i:04}", "model": "m", "weights": "real", "n_tokens": 16, "half_width_pct": 1.0, **cell}
+        for i in range(n_servers)
+        for cell in (measured, missed)
+    ]
+
+
+def test_of_a_small_sweep_every_server_and_cell_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    _speeds("s", _cells(render.ROWS_SHOWN))
+    _ended_otherwise(_cells(render.ROWS_SHOWN))
+    said = capsys.readouterr().out
+    assert said.count(f"server-{render.ROWS_SHOWN - 1:04}") == 2 and "more servers" not in said
+
+
+def test_of_a_large_sweep_the_first_servers_and_counts_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    n = 3000
+    _speeds("s", _cells(n))
+    _ended_otherwise(_cells(n))
+    said = capsys.readouterr().out
+    assert "server-0059" in said and "server-0060" not in said and "2,940 more servers" in said
+    (counted,) = [line for line in said.splitlines() if "predicted_too_slow" in line]
+    assert counted.count("3,000") == 2 and "gated" in counted
