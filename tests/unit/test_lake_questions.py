@@ -192,7 +192,7 @@ def test_trust_carries_every_mark_and_flags_only_what_is_suspicious(tmp_path: Pa
     bad["server_runs"][0]["price_read_at"] -= 100 * A_DAY
     with lake_of(tmp_path, good, bad) as lake:
         rows = {r["server"]: r for r in dicts(lake, "FROM v_trust WHERE task = 'tg'")}
-        assert rows["good"]["flags"] == "" and rows["good"]["n_flags"] in (None, 0)
+        assert rows["good"]["flags"] == "" and rows["good"]["n_flags"] == 0
         assert rows["bad"]["flags"] == "few_repeats slow_first_repeat steal download_active price_old"
         assert rows["bad"]["n_flags"] == 5 and rows["bad"]["price_age_days"] == pytest.approx(100, abs=1)
         assert rows["good"]["half_width_pct"] == 0 and rows["good"]["build"] == "haswell"
