@@ -101,7 +101,7 @@ def _create_table_view(con: duckdb.DuckDBPyConnection, table: Table, found: Inve
         source += f" WHERE server_run_id NOT IN ({runs})"
     names = ", ".join(c.name for c in table.columns)
     kind = "TABLE" if table is SERVER_RUNS else "VIEW"
-    # In the order of 3,000 files each thread holds what others are not ready for: 525 MiB instead of 164.
+    # In the order of thousands of files each thread would hold in memory what others are not ready for.
     con.execute("SET preserve_insertion_order = false")
     con.execute(f"CREATE {kind} {table.name} AS SELECT {names} FROM ({source})")  # noqa: S608 - names of the schema
     con.execute("RESET preserve_insertion_order")

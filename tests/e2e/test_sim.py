@@ -84,8 +84,10 @@ def assert_every_server_has_its_end(product: Product) -> None:
     runs = product.query("SELECT server, outcome, reason FROM server_runs")
     assert len({run["server"] for run in runs}) == N_SERVERS
     assert all(run["outcome"] and run["reason"] for run in runs)
-    # How many is a matter of the faults drawn, and of the load: in time that is sped up a busy machine meets deadlines.
-    assert any(run["outcome"] == "completed" for run in runs)
+    done = {run["server"] for run in runs if run["outcome"] == "completed"}
+    # One fault strikes all at once: while the credentials have expired every create is refused, and fails at once.
+    refused = {run["server"] for run in runs if run["reason"] == "ExpiredToken"} - done
+    assert len(done) > (N_SERVERS - len(refused)) / 4
     cells = product.cells()
     assert len(cells) == N_SERVERS * N_CELLS and all(outcome and reason for outcome, reason in cells.values())
 
