@@ -1,9 +1,9 @@
-"""Starting a server run as a subflow, with four calls to Prefect's API where calling the flow takes seven.
+"""Starting a server run as a subflow, with three calls to Prefect's API where calling the flow takes seven.
 
 The API bears some ten starts a second on one core, so they are what a large sweep waits for. Left out is what a new
 subflow with a known name does not need: asking for the flow's id each time, looking for an earlier run of the same
-call (the ledger and the lake know what is missing), naming it afterwards, and a client of its own for the task run
-that stands for it in its parent.
+call (the ledger and the lake know what is missing), naming it afterwards, proposing to run when it is made (it is made
+running), and a client of its own for the task run that stands for it in its parent.
 
 `AsyncFlowRunEngine` is inside Prefect: read it again when Prefect is upgraded. tests/flows/test_subflow.py compares
 what comes out with a subflow that was called.
@@ -21,7 +21,7 @@ from prefect.client.schemas.actions import FlowRunCreate
 from prefect.client.schemas.objects import FlowRun, FlowRunPolicy
 from prefect.context import FlowRunContext, TagsContext
 from prefect.flow_engine import AsyncFlowRunEngine
-from prefect.states import Pending, to_state_create
+from prefect.states import Running, State, to_state_create
 
 
 class Subflows:
@@ -51,6 +51,11 @@ class _Engine(AsyncFlowRunEngine[..., Any]):
     subflows: Subflows | None = None
     name: str = ""
 
+    async def set_state(self, state: State[Any], force: bool = False) -> State[Any]:
+        if state.is_running() and self.state.is_running():
+            return self.state  # as it was made
+        return await super().set_state(state, force)
+
     async def create_flow_run(self, client: PrefectClient) -> FlowRun:
         parent = FlowRunContext.get()
         if parent is None or self.subflows is None:
@@ -65,7 +70,7 @@ class _Engine(AsyncFlowRunEngine[..., Any]):
             parameters=self.flow.serialize_parameters(self.parameters or {}),
             tags=sorted(TagsContext.get().current_tags),
             parent_task_run_id=task_run.id,
-            state=to_state_create(Pending()),
+            state=to_state_create(Running()),
             empirical_policy=FlowRunPolicy(retries=0, retry_delay=0),
         )
         answer = await client.request("POST", "/flow_runs/", json=wanted.model_dump(mode="json", exclude_unset=True))
