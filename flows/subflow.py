@@ -18,10 +18,10 @@ from uuid import UUID
 from prefect import Flow, Task
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import FlowRunCreate
-from prefect.client.schemas.objects import FlowRun, FlowRunPolicy
+from prefect.client.schemas.objects import FlowRun, FlowRunPolicy, State
 from prefect.context import FlowRunContext, TagsContext
 from prefect.flow_engine import AsyncFlowRunEngine
-from prefect.states import Running, State, to_state_create
+from prefect.states import Running, to_state_create
 
 
 class Subflows:

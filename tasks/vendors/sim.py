@@ -19,6 +19,8 @@ class SimSettings(BaseSettings):
     seed: int = Field(default=SimOptions().seed, description="decides what happens; the same seed, the same faults")
     speedup: float = Field(default=SimOptions().speedup, gt=0, description="simulated seconds per second on the wall")
     faults: float = Field(default=0.0, ge=0, le=1, description="how often each class of faults happens, 0 to 1")
+    ssh: Path | None = Field(default=None, description="JSON file: the sshd that answers for a share of the servers")
+    ssh_share: float = Field(default=1.0, ge=0, le=1, description="of the server types, which are reached over SSH")
 
 
 def folder(home: Path) -> Path:
@@ -33,5 +35,11 @@ def why_not_configured() -> str:
 
 def open_cloud(home: Path | None = None) -> SimCloud:
     """The simulated cloud of the home folder, made if there is none. Raises ConfigError for a malformed setting."""
-    options = parse_options(SimSettings().model_dump())
-    return SimCloud(folder(home or Settings().home), options)
+    settings = SimSettings()
+    options = parse_options(settings.model_dump(include={"seed", "speedup", "faults"}))
+    where = folder(home or Settings().home)
+    if settings.ssh is None:
+        return SimCloud(where, options)
+    from tasks.vendors.sim_ssh import SshSimCloud, read_endpoint  # paramiko takes a third of a second to import
+
+    return SshSimCloud(where, options, read_endpoint(settings.ssh), settings.ssh_share)

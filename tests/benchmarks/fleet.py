@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from tasks.ledger import Ledger
 from tasks.settings import Settings
 from tasks.wiring import open_services
 from tests.benchmarks import this_machine
+from tests.benchmarks.fleet_ssh import FleetSshd
 from tests.benchmarks.fleet_starts import compare_starts, places, start_times, tell_starts
 from tests.benchmarks.result import Result, Table, save, show
 from tests.benchmarks.watch import ProcessWatch
@@ -78,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--parallel", type=int, default=100, help="server runs at once in a shard")
     parser.add_argument("--speedup", type=float, default=30.0, help="simulated seconds per second")
     parser.add_argument("--faults", type=float, default=0.02, help="rate of each class of faults")
+    parser.add_argument("--ssh", type=float, default=0.0, help="share of the servers that is reached over real SSH")
     parser.add_argument("--plain", type=int, default=200, help="servers, and plain subflows, whose starts are compared")
     parser.add_argument("--minutes", type=float, default=30.0, help="the sweep must end within them")
     parser.add_argument("--chaos", action="store_true", help="kill everything in the middle, and start it again")
@@ -104,7 +107,22 @@ def preset(args: argparse.Namespace) -> dict[str, Any]:
 
 def _fleet(args: argparse.Namespace, folder: Path, result: Result) -> list[str]:
     folder.mkdir()
-    fleet = Installation(folder, folder / "cache", {"TOKENSWEEP_SHARD_SERVERS": str(args.shard)})
+    if not args.ssh:
+        return _sweep(args, folder, result, {}, dict)
+    sshd = FleetSshd(folder / "sshd", args.ssh)
+    with sshd.running():
+        problems = _sweep(args, folder, result, sshd.settings, lambda: {"sshd and agents": sshd.pids()})
+    return problems + sshd.tell(result)
+
+
+def _sweep(
+    args: argparse.Namespace,
+    folder: Path,
+    result: Result,
+    settings: dict[str, str],
+    besides: Callable[[], dict[str, list[int]]],
+) -> list[str]:
+    fleet = Installation(folder, folder / "cache", {"TOKENSWEEP_SHARD_SERVERS": str(args.shard)} | settings)
     product = fleet.product
     product.preset(**preset(args))
     controller: Running | None = None
@@ -115,7 +133,7 @@ def _fleet(args: argparse.Namespace, folder: Path, result: Result) -> list[str]:
             "prefect server": [fleet.server.pid] if fleet.server else [],
             "worker": [worker.pid for worker in fleet.workers],
             "controller": [controller.process.pid] if controller else [],
-        }
+        } | besides()
 
     def role_of(name: str, command: str) -> str:
         return "shard" if name == "worker" and "worker start" not in command else name

@@ -26,13 +26,17 @@ DELETED_S = 60.0
 
 
 def spec(world: SimWorld, n: int = 1, *, server_type: str = SERVER_TYPE, **changes: Any) -> CreateSpec:
+    return spec_for(world.cloud, n, server_type=server_type, **changes)
+
+
+def spec_for(cloud: SimCloud, n: int = 1, *, server_type: str = SERVER_TYPE, **changes: Any) -> CreateSpec:
     made = CreateSpec(
         intent_id=f"intent-{n}",
         name=f"server-{n}",
         token=f"token-{n}",
         server_type=server_type,
-        place=world.cloud.server_type(server_type).places[0],
-        deadline_unix_s=world.now() + 7200,
+        place=cloud.server_type(server_type).places[0],
+        deadline_unix_s=cloud.clock.now() + 7200,
         sweep_id="sweep",
         server_run_id=f"run-{n}",
         client_public_key="client",

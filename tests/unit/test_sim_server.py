@@ -165,7 +165,9 @@ def running(world: SimWorld, **faults: float) -> tuple[Resource, SimHost]:
 
 
 def host_of(world: SimWorld, server: Resource, key: str = "pinned") -> SimHost:
-    return world.cloud.host(server, host_public_key=key, connect_timeout_s=120, give_up_s=300, sleep=world.clock.sleep)
+    host = world.cloud.host(server, host_public_key=key, connect_timeout_s=120, give_up_s=300, sleep=world.clock.sleep)
+    assert isinstance(host, SimHost)
+    return host
 
 
 def nothing_lost(error: Exception) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tasks.clouds.sim.cloud import SimCloud
+from tasks.clouds.sim.host import SimHost
 from tasks.clouds.sim.options import CLOUD_FAULTS, FAULTS, SERVER_FAULTS, SimOptions, parse_options
 
-__all__ = ["CLOUD_FAULTS", "FAULTS", "SERVER_FAULTS", "SimCloud", "SimOptions", "parse_options"]
+__all__ = ["CLOUD_FAULTS", "FAULTS", "SERVER_FAULTS", "SimCloud", "SimHost", "SimOptions", "parse_options"]

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from tasks.clouds.base import Classified, CreateSpec, Listing, Ref, Resource, ServerType, Traits
 from tasks.clouds.clock import Clock
-from tasks.clouds.hosts import SIMULATED
+from tasks.clouds.hosts import SIMULATED, Host
 from tasks.clouds.request import region_of
 from tasks.clouds.sim import catalog
 from tasks.clouds.sim.clock import SimClock
@@ -59,7 +59,7 @@ class SimCloud:
         clock: Clock | None = None,
         hook: Callable[[str, bool], None] = lambda operation, done: None,
     ) -> None:
-        self._folder, self._base = folder, options or SimOptions()
+        self.folder, self._base = folder, options or SimOptions()
         self._clock, self._hook = clock, hook
         self._opening = Lock()
         self._options, self._text = self._base, ""
@@ -87,7 +87,7 @@ class SimCloud:
         if self._parts is None:
             with self._opening:
                 if self._parts is None:
-                    state = SimState(self._folder / STATE_FILE)
+                    state = SimState(self.folder / STATE_FILE)
                     clock = SimClock(state, self._base.speedup)
                     with state.transaction():
                         if not state.text(OPTIONS):
@@ -183,7 +183,7 @@ class SimCloud:
         connect_timeout_s: float,
         give_up_s: float,
         sleep: Callable[[float], None],
-    ) -> SimHost:
+    ) -> Host:
         """How a server run uses the server; see `tasks/clouds/hosts.py`."""
         return SimHost(
             self,

@@ -37,7 +37,7 @@ class SimHost:
         give_up_s: float,
         sleep: Callable[[float], None],
     ) -> None:
-        self._cloud, self._id, self._host_public_key = cloud, cloud_id, host_public_key
+        self._cloud, self.cloud_id, self._host_public_key = cloud, cloud_id, host_public_key
         self._connect_timeout_s, self._give_up_s, self._sleep = connect_timeout_s, give_up_s, sleep
 
     def connect(self) -> None:
@@ -49,14 +49,11 @@ class SimHost:
         self._sleep(draws.between(4.0, 20.0, "sshd", *subject))
         while (server := self._running()) is None or not answers:
             if clock.now() >= give_up_unix_s:
-                raise UnreachableError(
-                    f"The simulated server {self._id} did not answer within {self._connect_timeout_s:.0f} s.",
-                    reason="ssh_timeout",
-                )
+                raise self._unreachable(f"did not answer within {self._connect_timeout_s:.0f} s.", "ssh_timeout")
             self._sleep(RETRY_S)
         if server.host_public_key != self._host_public_key or draws.happens("host_key_mismatch", *subject):
             raise HostKeyMismatchError(
-                f"The simulated server {self._id} showed another host key than the one that it was created with.",
+                f"The simulated server {self.cloud_id} showed another host key than the one that it was created with.",
                 reason="host_key_mismatch",
                 next_step="Nothing was sent to it; it is deleted like any other.",
             )
@@ -65,7 +62,7 @@ class SimHost:
         """A second start finds the agent running."""
         server = self._server()
         if server is None:
-            raise AgentError(f"The simulated server {self._id} has gone.", reason="server_gone")
+            raise AgentError(f"The simulated server {self.cloud_id} has gone.", reason="server_gone")
         if server.plan:
             return Started(server.agent_started_unix_s, 0)
         kind = catalog.server_type(server.server_type)
@@ -74,14 +71,14 @@ class SimHost:
         started_unix_s = self._cloud.clock.now()
         with self._cloud.state.transaction():
             self._cloud.state.change(
-                self._id, plan=plan.to_json(), agent_started_unix_s=started_unix_s, n_agent=n_agent
+                self.cloud_id, plan=plan.to_json(), agent_started_unix_s=started_unix_s, n_agent=n_agent
             )
         return Started(started_unix_s, SENT_BYTES)
 
     def events(self, after: int, on_lost: Callable[[Exception], None]) -> Iterator[dict[str, Any]]:
         server = self._server()
         if server is None or not server.plan:
-            raise AgentError(f"No agent was started on the simulated server {self._id}.", reason="agent_died")
+            raise AgentError(f"No agent was started on the simulated server {self.cloud_id}.", reason="agent_died")
         machine, lines = self._lines(server)
         clock = self._cloud.clock
         shortest_s = SHORTEST_WAIT_S / clock.real_s(1.0)
@@ -94,13 +91,15 @@ class SimHost:
                     self._sleep(max(due_unix_s - clock.now(), shortest_s))
                 self._await_running(on_lost)
                 until_unix_s = clock.now()
-            if line["seq"] == breaks_at:
-                on_lost(UnreachableError(f"The connection to the simulated server {self._id} broke.", reason="reset"))
+            if line["seq"] == breaks_at != after + 1:  # who takes up there has met it
+                on_lost(
+                    UnreachableError(f"The connection to the simulated server {self.cloud_id} broke.", reason="reset")
+                )
                 self._sleep(LOST_CONNECTION_S)
             yield line
         if not lines or lines[-1]["kind"] != "Finished":
             raise AgentError(
-                f"The agent died on the simulated server {self._id} after event {len(lines)} without finishing.",
+                f"The agent died on the simulated server {self.cloud_id} after event {len(lines)} without finishing.",
                 reason="agent_died",
                 next_step="What was measured before is kept.",
             )
@@ -116,20 +115,30 @@ class SimHost:
         )
         return machine, play.play()
 
+    def must_run(self) -> None:
+        """Raises UnreachableError for a server that the vendor has ended: it answers no more."""
+        if self._running() is None:
+            raise UnreachableError(
+                f"The simulated server {self.cloud_id} does not answer any more.", reason="server_gone"
+            )
+
     def _await_running(self, on_lost: Callable[[Exception], None]) -> None:
-        """A server that the vendor has ended answers no more. Raises UnreachableError after the usual patience."""
-        if self._running() is not None:
-            return
-        lost = UnreachableError(f"The simulated server {self._id} does not answer any more.", reason="server_gone")
-        on_lost(lost)
-        give_up_unix_s = self._cloud.clock.now() + self._give_up_s
-        while self._running() is None:
-            if self._cloud.clock.now() >= give_up_unix_s:
-                raise lost
-            self._sleep(RETRY_S)
+        """Raises UnreachableError after the usual patience."""
+        try:
+            self.must_run()
+        except UnreachableError as lost:
+            on_lost(lost)
+            give_up_unix_s = self._cloud.clock.now() + self._give_up_s
+            while self._running() is None:
+                if self._cloud.clock.now() >= give_up_unix_s:
+                    raise
+                self._sleep(RETRY_S)
+
+    def _unreachable(self, what: str, reason: str) -> UnreachableError:
+        return UnreachableError(f"The simulated server {self.cloud_id} {what}", reason=reason)
 
     def _server(self) -> Thing | None:
-        return self._cloud.state.thing(self._id)
+        return self._cloud.state.thing(self.cloud_id)
 
     def _running(self) -> Thing | None:
         server = self._server()

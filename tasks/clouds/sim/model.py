@@ -216,6 +216,7 @@ class Model:
             tags=dict(thing.tags),
             created_unix_s=thing.shown_created_unix_s,
             address=_address(thing.id) if state == "running" and thing.kind == SERVER else "",
+            server_type=thing.server_type if thing.kind == SERVER else "",
             usd_per_hour=thing.usd_per_hour,
         )
 
