@@ -36,7 +36,9 @@ def compare_starts(args: argparse.Namespace, folder: Path, preset: dict[str, Any
     folder.mkdir()
     fleet = Installation(folder, folder / "cache", {"TOKENSWEEP_SHARD_SERVERS": str(-(-args.plain // n_shards))})
     at_pace = {**preset["vendor_options"], "seed": args.plain, "speedup": 1.0}
-    fleet.product.preset(**{**preset, "servers": [f"*:{args.plain}"], "vendor_options": at_pace})
+    fleet.product.preset(
+        **{**preset, "servers": [f"*:{args.plain}"], "max_usd": float(args.plain), "vendor_options": at_pace}
+    )
 
     try:
         fleet.start_server()
