@@ -93,9 +93,11 @@ async def existing(vendors: Collection[str]) -> frozenset[str]:
 async def vendor_slot(vendor: str, limits: Collection[str]) -> AsyncIterator[None]:
     """Wait until the vendor may have one more server of ours, and may be asked for it. limits: those that exist.
 
-    Where Prefect no longer answers, the server run goes on: a vendor's own throttling is waited out all the same.
+    Where Prefect no longer answers, the server run goes on: a vendor's own throttling is waited out all the same. A
+    slot that cannot be given back then comes free when its lease ends.
     """
-    async with AsyncExitStack() as held:
+    held = AsyncExitStack()
+    try:
         try:
             if alive_name(vendor) in limits:
                 slot = concurrency(alive_name(vendor), lease_duration=LEASE_S, raise_on_lease_renewal_failure=False)
@@ -105,3 +107,8 @@ async def vendor_slot(vendor: str, limits: Collection[str]) -> AsyncIterator[Non
         except Exception as exc:
             logger.warning("%s: its limits cannot be asked: %s: %s", vendor, type(exc).__name__, exc)
         yield
+    finally:
+        try:
+            await held.aclose()
+        except Exception as exc:
+            logger.warning("%s: its slot could not be given back: %s: %s", vendor, type(exc).__name__, exc)

@@ -11,6 +11,8 @@ what comes out with a subflow that was called.
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 from uuid import UUID
@@ -21,7 +23,10 @@ from prefect.client.schemas.actions import FlowRunCreate
 from prefect.client.schemas.objects import FlowRun, FlowRunPolicy, State
 from prefect.context import FlowRunContext, TagsContext
 from prefect.flow_engine import AsyncFlowRunEngine
-from prefect.states import Running, to_state_create
+from prefect.states import Cancelled, Running, to_state_create
+
+TAKE_BACK_S = 10.0
+"""How long a run that was cancelled as it began waits for Prefect's API to say so."""
 
 
 class Subflows:
@@ -72,9 +77,28 @@ class _Engine(AsyncFlowRunEngine[..., Any]):
             parent_task_run_id=task_run.id,
             state=to_state_create(Running()),
             empirical_policy=FlowRunPolicy(retries=0, retry_delay=0),
+            # Prefect's client sends again when no answer comes; a second run would be shown as running for ever.
+            idempotency_key=str(task_run.id),
         )
-        answer = await client.request("POST", "/flow_runs/", json=wanted.model_dump(mode="json", exclude_unset=True))
-        created = FlowRun.model_validate(answer.json())
+        created = await _made(client, wanted)
         created.parameters = self.parameters or {}
         self._flow_run_name_set = True
         return created
+
+
+async def _made(client: PrefectClient, wanted: FlowRunCreate) -> FlowRun:
+    """The run that the API makes. Nobody else would end it when its starter is cancelled before the answer is there."""
+
+    async def send() -> FlowRun:
+        answer = await client.request("POST", "/flow_runs/", json=wanted.model_dump(mode="json", exclude_unset=True))
+        return FlowRun.model_validate(answer.json())
+
+    sending = asyncio.create_task(send())
+    try:
+        return await asyncio.shield(sending)
+    except asyncio.CancelledError:
+        with suppress(Exception):
+            async with asyncio.timeout(TAKE_BACK_S):
+                made = await sending
+                await client.set_flow_run_state(made.id, Cancelled(message="cancelled as it began"), force=True)
+        raise

@@ -12,10 +12,13 @@ CHUNK_BYTES = 1 << 16
 
 class LossyApi:
     """Listens on a port of its own. `lose`: numbers of the creates, from 1, that are carried out and whose answer is
-    lost with its connection; `stall`: whose answer never comes while the connection stands."""
+    lost with its connection; `stall`: whose answer never comes while the connection stands. create: what stands in the
+    first line of a request that is one."""
 
-    def __init__(self, port: int, *, lose: tuple[int, ...] = (), stall: tuple[int, ...] = ()) -> None:
-        self._to, self._lose, self._stall = port, lose, stall
+    def __init__(
+        self, port: int, *, lose: tuple[int, ...] = (), stall: tuple[int, ...] = (), create: bytes = CREATE
+    ) -> None:
+        self._to, self._lose, self._stall, self._create = port, lose, stall, create
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self._away = False
@@ -70,7 +73,7 @@ class LossyApi:
     def _requests(self, client: socket.socket, server: socket.socket, fate: list[str]) -> None:
         with suppress(OSError):
             while data := client.recv(CHUNK_BYTES):
-                if CREATE in data.split(b"\r\n", 1)[0]:
+                if self._create in data.split(b"\r\n", 1)[0]:
                     with self._lock:
                         self.n_creates += 1
                         number = self.n_creates

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.e2e.product import CHECKOUT, Product
+from tests.flows.lossy_api import LossyApi
 from tests.flows.prefect_rest import Prefect
 
 HOLD = """
@@ -26,6 +27,20 @@ async def one(alive, limits):
 async def main():
     alive, limits = set(), await existing(["hetzner"])
     print(max(await asyncio.gather(*(one(alive, limits) for _ in range(5)))))
+
+asyncio.run(main())
+"""
+
+HOLD_WHILE_IT_GOES = """
+import asyncio, sys
+from flows.limits import existing, vendor_slot
+
+async def main():
+    limits = await existing(["upcloud"])
+    async with vendor_slot("upcloud", limits):
+        print("held", len(limits), flush=True)
+        sys.stdin.readline()
+    print("went on")
 
 asyncio.run(main())
 """
@@ -67,3 +82,29 @@ def test_without_prefect_nothing_waits(product: Product) -> None:
     refused = product.run("limits")
     assert refused.rc == 2 and "PREFECT_API_URL" in refused.err
     assert hold(product, PREFECT_API_URL="http://127.0.0.1:9/api") == "5"
+
+
+def test_a_slot_that_cannot_be_given_back_ends_nothing(product: Product, prefect: Prefect, prefect_url: str) -> None:
+    """Else one server run that has ended well would take all the others of its sweep with it."""
+    assert product.run("limits").rc == 0
+    api = LossyApi(int(prefect_url.split(":")[2].split("/")[0]))
+    changes = {"PREFECT_API_URL": api.url, "PREFECT_CLIENT_MAX_RETRIES": "0"}
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD_WHILE_IT_GOES],
+        env=product.env() | changes,
+        cwd=CHECKOUT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held 2\n"
+        api.away()
+        out, err = holder.communicate("\n", timeout=240)
+    finally:
+        holder.kill()
+        api.close()
+    assert (holder.returncode, out) == (0, "went on\n"), err
+    assert "could not be given back" in err

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.product import CHECKOUT, Product
+from tests.flows.lossy_api import LossyApi
 from tests.flows.prefect_rest import Prefect, eventually
 
 SCRIPT = """
@@ -57,16 +58,58 @@ async def parent():
 
 print(json.dumps(asyncio.run(parent())))
 """
+BEGINNING = """
+import asyncio, json, sys
+from prefect import flow
+from prefect.client.orchestration import PrefectClient
+from prefect.runtime import flow_run
+from flows.subflow import Subflows
+
+made = asyncio.Event()
+request = PrefectClient.request
+
+async def slow_to_answer(self, method, path, **more):
+    answer = await request(self, method, path, **more)
+    if (method, path) == ("POST", "/flow_runs/") and flow_run.id:
+        made.set()
+        await asyncio.sleep(1.0)
+    return answer
+
+@flow(flow_run_name="child")
+async def child() -> int:
+    return 7
+
+@flow
+async def parent():
+    found = {"parent": str(flow_run.id)}
+    if sys.argv[1] == "cancel":
+        PrefectClient.request = slow_to_answer
+    starting = asyncio.create_task(Subflows(child).run("child"))
+    if sys.argv[1] == "cancel":
+        await made.wait()
+        starting.cancel()
+    try:
+        found["returned"] = await starting
+    except asyncio.CancelledError:
+        found["returned"] = "cancelled"
+    return found
+
+print(json.dumps(asyncio.run(parent())))
+"""
 COMPARED = ("flow_id", "flow_version", "tags", "state_type", "run_count", "deployment_id", "empirical_policy")
 
 
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory: pytest.TempPathFactory, prefect_url: str) -> dict[str, Any]:
-    folder: Path = tmp_path_factory.mktemp("subflows")
+    return carried_out(tmp_path_factory.mktemp("subflows"), prefect_url, SCRIPT)
+
+
+def carried_out(folder: Path, api_url: str, text: str, *argv: str) -> dict[str, Any]:
+    """What the flow of that script has found."""
     script = folder / "parent.py"
-    script.write_text(SCRIPT)
-    environment = Product(folder, folder, {"PREFECT_API_URL": prefect_url, "PYTHONPATH": str(CHECKOUT)}).env()
-    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
+    script.write_text(text)
+    environment = Product(folder, folder, {"PREFECT_API_URL": api_url, "PYTHONPATH": str(CHECKOUT)}).env()
+    done = subprocess.run([sys.executable, script, *argv], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
@@ -102,3 +145,22 @@ def test_a_task_run_of_its_own_stands_for_it_in_its_parent(outcome: dict[str, An
 def test_it_takes_four_calls_from_its_start_to_its_end(outcome: dict[str, Any]) -> None:
     """Of a run that is called it takes eight."""
     assert len(outcome["calls_of_two"]) == 8, outcome["calls_of_two"]
+
+
+def test_an_answer_that_is_lost_makes_no_second_run(tmp_path: Path, prefect_url: str, prefect: Prefect) -> None:
+    """Prefect's client asks again. A run that was made, and of which nobody knows, would be running for ever."""
+    api = LossyApi(int(prefect_url.split(":")[2].split("/")[0]), lose=(2,), create=b"POST /api/flow_runs/ ")
+    try:
+        found = carried_out(tmp_path, api.url, BEGINNING, "lost")
+    finally:
+        api.close()
+    assert found["returned"] == 7 and api.n_creates == 3
+    assert [run["state_type"] for run in prefect.subflow_runs(found["parent"])] == ["COMPLETED"]
+
+
+def test_one_that_is_cancelled_as_it_begins_does_not_run_for_ever(
+    tmp_path: Path, prefect_url: str, prefect: Prefect
+) -> None:
+    found = carried_out(tmp_path, prefect_url, BEGINNING, "cancel")
+    assert found["returned"] == "cancelled"
+    assert [run["state_type"] for run in prefect.subflow_runs(found["parent"])] == ["CANCELLED"]
