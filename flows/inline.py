@@ -16,6 +16,7 @@ from flows.server import ServerOrder, ServerReport, StartPlace, reports, run_ser
 from flows.subflow import Subflows
 from tasks.artifacts import SweepProgress
 from tasks.domain.errors import TokensweepError
+from tasks.domain.lifecycle import LedgerError
 from tasks.domain.sweep_plan import PlannedServer
 from tasks.planning import PreparedSweep
 from tasks.threads import in_thread
@@ -79,7 +80,7 @@ async def _guarded(order: ServerOrder, services: Services, subflows: Subflows, p
     except Exception as exc:
         if order.server_run_id in reports:  # it ran; only Prefect could not store how it ended
             return reports[order.server_run_id]
-        if isinstance(exc, TokensweepError) or services.ledger.server_run(order.server_run_id) is not None:
+        if isinstance(exc, TokensweepError) or await in_thread(_has_begun, order, services):
             return _failed(order, exc)
         get_run_logger().warning("%s runs without Prefect, which cannot be reached: %s", order.server, exc)
     place.give_back()
@@ -87,6 +88,14 @@ async def _guarded(order: ServerOrder, services: Services, subflows: Subflows, p
         return await run_server(order)
     except Exception as exc:
         return _failed(order, exc)
+
+
+def _has_begun(order: ServerOrder, services: Services) -> bool:
+    """Whether the run came as far as the ledger. True where that cannot be read: without it nothing is created."""
+    try:
+        return services.ledger.server_run(order.server_run_id) is not None
+    except LedgerError:
+        return True
 
 
 def _failed(order: ServerOrder, exc: Exception) -> ServerReport:
