@@ -191,19 +191,26 @@ class Leak:
 class LeakReport:
     """items: shown by a listing. unproven: not shown, and not yet proven gone. watched: creates that were never
     answered, absent so far, and looked for until their deadline. in_use: servers that are kept, and why.
-    listed: the proof, what was listed, where and when."""
+    listed: the proof, what was listed, where and when. by_tags_alone: the ledger could not be read; what it had marked
+    for deletion looks like a server in use then."""
 
     items: tuple[Leak, ...]
     unproven: tuple[Leak, ...]
     watched: tuple[Leak, ...]
     in_use: tuple[Decision, ...]
     listed: tuple[Listed, ...]
+    by_tags_alone: bool = False
 
     @property
     def clean(self) -> bool:
         """Whether it is proven that nothing is left behind. An incomplete listing proves nothing, and none neither."""
         listed_whole = bool(self.listed) and all(listed.complete for listed in self.listed)
-        return listed_whole and not self.items and not self.unproven
+        return listed_whole and not self.items and not self.unproven and not self.n_not_vouched_for
+
+    @property
+    def n_not_vouched_for(self) -> int:
+        """Servers of which only the ledger could tell whether somebody may use them."""
+        return len(self.in_use) if self.by_tags_alone else 0
 
     @property
     def usd_per_hour(self) -> Decimal:
@@ -220,6 +227,9 @@ class LeakReport:
             parts.append(f"{_count(self.items, 'resource is', 'resources are')} left behind, at {self._money()}")
         if self.unproven:
             parts.append(f"{_count(self.unproven, 'deletion is', 'deletions are')} not proven yet")
+        if self.n_not_vouched_for:
+            servers = _count(self.in_use, "server that is there", "servers that are there")
+            parts.append(f"of {servers} nothing is proven, because the ledger cannot be read")
         if not self.listed:
             parts.append("no vendor was listed, so nothing is proven")
         partial = [listed.vendor for listed in self.listed if not listed.complete]
@@ -272,6 +282,7 @@ def leaks(
         watched=tuple(leak for leak, reason in absent if reason == LOST_CREATE),
         in_use=tuple(in_use),
         listed=tuple(listed),
+        by_tags_alone=ledger.is_volatile,
     )
 
 

@@ -38,6 +38,8 @@ class Store:
 
     away_s = 0.0
     """How long a PostgreSQL server that has answered once may be away, restarting, before that is an error."""
+    is_volatile = False
+    """In memory alone, in place of one that cannot be opened."""
 
     def __init__(self, url: str, *, now: Callable[[], float] = time.time) -> None:
         self.url = _checked(url)
@@ -50,6 +52,7 @@ class Store:
         store = cls.__new__(cls)
         store.url = sa.engine.make_url("sqlite://")
         store._open(now)
+        store.is_volatile = True
         return store
 
     def _open(self, now: Callable[[], float]) -> None:

@@ -13,7 +13,9 @@ import pytest
 
 from flows import commands, render
 from tasks.clouds.base import DEADLINE_TAG, INTENT_TAG, Listing
+from tasks.clouds.deletion import request_delete
 from tasks.leaks import LeakReport, leaks
+from tasks.ledger import Ledger
 from tasks.provision import Order, ServerKeys, _create
 from tasks.settings import Settings
 from tasks.wiring import open_services
@@ -156,3 +158,16 @@ def test_the_command_exits_with_6_and_what_is_left_and_after_the_reaper_with_0_a
     assert (told["clean"], told["items"], told["unproven"]) == (True, [], [])
     sim = next(listed for listed in told["listed"] if listed["vendor"] == "sim")
     assert sim["complete"] and sim["places"] and sim["listed_unix_s"] > now_unix_s
+
+
+def test_without_its_ledger_a_server_that_is_there_is_not_called_in_use(tmp_path: Path) -> None:
+    """Its tags say until when it may live, and not that it has been marked for deletion since."""
+    world = World(tmp_path)
+    live = world.create("deleted")
+    world.cloud.stuck = {live.resource.name}
+    request_delete(world.cloud, world.ledger, live.row)
+    assert [leak.reason for leak in world.leaks().items if leak.kind == "server"] == ["marked_for_deletion"]
+    report = leaks([world.cloud], Ledger.volatile(now=world.clock.now), world.clock.now)
+    assert not report.clean and "the ledger cannot be read" in report.verdict
+    world.settle()
+    assert leaks([world.cloud], Ledger.volatile(now=world.clock.now), world.clock.now).clean
