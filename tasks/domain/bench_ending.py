@@ -72,8 +72,8 @@ def _failed(
     run: RunState, event: ev.BenchExited, bench: BenchState, current: Cell | None, samples: tuple[float, ...]
 ) -> None:
     """A process that ended by itself; the cells that it did not give are failed, or tried once more."""
-    if event.rc == 0 and all(c in run.view.results for c in bench.view.cells):
-        return
+    if all(c in run.view.results for c in bench.view.cells):
+        return  # a crash after the last row has cost nothing
     if event.oom and _fewer_layers(run, event):
         return
     fault = gpu_fault(event.stderr_tail)
@@ -87,6 +87,8 @@ def _failed(
         model.kills += 1
         run.decide(event.t_s, "retry_bench", event.model, "bench_killed", {"rc": event.rc, "kills": model.kills})
         return
+    if current is None and bench.view.loaded_s is not None:
+        current = bench.first_open_cell()  # its context is made, KV cache and all, before its first mark
     if current is None:
         run.close(event.t_s, model, reason, detail)
         return

@@ -162,6 +162,8 @@ class Conductor:
     def _on_bench_row(self, event: ev.BenchRow) -> None:
         if self.bench is None or event.cell in self.view.results:
             return
+        if self.bench.not_on_gpu is not None:
+            return  # it was printed before the process could be stopped
         self.run.resolve(event.t_s, event.cell, Reason.OK, "", event.samples_s)
         self.bench.row(event.cell)
         self.run.proven_builds.add(self.run.builds[0])

@@ -324,3 +324,44 @@ def test_the_models_are_taken_in_order_of_size_whatever_the_plan_says():
     plan = RunPlan("s", "r", "srv", specs, (LadderStep("pp", 16, 2.0),), "dynamic", 1.0, 10.0, 1000.0)
     trace = run(plan, Machine(lambda c: 100.0, headers={n: header(b) for n, b in (("a", GIB), ("b", 2 * GIB))}))
     assert [a.model for _, a in trace.actions if isinstance(a, act.StartBench)] == ["a", "b"]
+
+
+class ContextsThatDoNotFit(Driver):
+    """Memory ends where llama.cpp makes the context of a cell, KV cache and all: after the row before it, before its
+    first mark."""
+
+    no_room = staticmethod(lambda cell: cell.task == "pp" and cell.n_tokens == 512)
+
+    def do_StartBench(self, a):
+        super().do_StartBench(a)
+        first = next((c for c in a.cells if self.no_room(c)), None)
+        if first is None:
+            return
+        at_s = next(t for t, _, e in self.queue if isinstance(e, ev.WarmupStarted) and e.cell == first)
+        self.queue = [(t, n, e) for t, n, e in self.queue if t < at_s or (t == at_s and isinstance(e, ev.BenchRow))]
+        self.post(at_s, lambda t: ev.BenchExited(t, a.model, 137, False, "", oom=True), self.bench_tag)
+
+
+def test_a_context_without_room_ends_its_own_cell_and_no_other_task_or_model():
+    plan = make_plan(models=("small", "middle"))
+    found = ContextsThatDoNotFit(plan, DynamicPolicy(), Machine(steady, headers=models_of(plan))).run().by_cell()
+    too_long = Cell("small", "pp", 512), Cell("middle", "pp", 512)
+    assert [found[c].reason for c in too_long] == [Reason.OUT_OF_MEMORY, Reason.MEMORY]
+    assert {r.outcome for c, r in found.items() if c not in too_long} == {Outcome.MEASURED}
+
+
+class DiesAtItsExit(Driver):
+    """llama-bench prints all its rows and then dies in the destructors of a driver's library."""
+
+    def do_StartBench(self, a):
+        super().do_StartBench(a)
+        self.queue = [
+            (t, n, ev.BenchExited(t, a.model, 134, False, "double free") if isinstance(e, ev.BenchExited) else e)
+            for t, n, e in self.queue
+        ]
+
+
+def test_a_crash_after_the_last_row_takes_nothing_from_the_other_cells():
+    plan = make_plan(models=("small",), policy="classic")
+    trace = DiesAtItsExit(plan, ClassicPolicy(), Machine(steady, headers=models_of(plan))).run()
+    assert {(r.reason, len(r.samples_s)) for r in trace.results} == {(Reason.OK, 5)}

@@ -207,3 +207,15 @@ def test_a_model_that_gpu_and_host_cannot_hold_together_is_not_downloaded() -> N
     server = OnGpu(vram=2 * GIB, memory=GIB)
     assert not server.starts
     assert {r.reason for r in server.conductor.results()} == {Reason.VRAM}
+
+
+def test_rows_of_a_process_that_missed_the_gpu_do_not_count() -> None:
+    """A short cell may be over before the process is stopped: its row then comes in the same breath."""
+    server = OnGpu()
+    first = server.plan.cells()[0]
+    server.conductor.on(ev.WarmupStarted(server.now_s, first))
+    server.conductor.on(ev.EngineLoaded(server.now_s, "large", "cuda", {"CPU model": 4096.0}, 0, 25))
+    server.conductor.on(ev.BenchRow(server.now_s, first, (0.01,) * 5))
+    server.go()
+    assert [(s.build, first in s.cells) for s in server.starts] == [("cuda", True), ("cpu", True)]
+    assert not server.conductor.results()
