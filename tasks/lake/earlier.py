@@ -9,7 +9,9 @@ from tasks.domain.known import KnownCell
 from tasks.lake.db import Lake
 
 # A server's own runs stand before those of its twins (tasks/domain/twins.py), a speed before the bound
-# that a stopped cell gives, and the newer run before the older one. Weights of one shape are equally fast whatever
+# that a stopped cell gives, and the newer run before the older one. What a server with a GPU measured on its CPUs,
+# though the model would fit the GPU, tells nothing of what its GPU will do; a GPU that was there and not listed makes
+# it no twin of servers without one. Weights of one shape are equally fast whatever
 # their values; simulated ones tell of simulated servers only.
 _KNOWN = """
 WITH wanted AS (
@@ -20,6 +22,7 @@ WITH wanted AS (
         coalesce(h.n_gpus, 0) AS n_gpus, coalesce(h.vram_total_bytes, 0) >> 30 AS vram_gib
     FROM hardware AS h
     JOIN server_runs AS r USING (sweep_id, server_run_id)
+    WHERE coalesce(h.n_gpus_on_bus, 0) <= coalesce(h.n_gpus, 0)
     QUALIFY row_number() OVER (PARTITION BY h.vendor, h.server ORDER BY r.started_at DESC) = 1
 ), kin AS (
     SELECT vendor, server, vendor AS of_vendor, server AS of_server, true AS same FROM wanted
@@ -43,7 +46,10 @@ WITH wanted AS (
     LEFT JOIN stopped AS s
         ON s.sweep_id = c.sweep_id AND s.server_run_id = c.server_run_id
         AND s.subject = c.model || ' ' || c.task || c.n_tokens
-    WHERE NOT c.resumed AND (c.weights IS NOT DISTINCT FROM 'simulated') = $simulated
+    LEFT JOIN hardware AS h ON h.sweep_id = c.sweep_id AND h.server_run_id = c.server_run_id
+    WHERE c.cpu_fallback IS NULL AND NOT coalesce(
+        h.n_gpus > 0 AND NOT ran_on_gpu(h.n_gpus, c.backend, c.ngl) AND c.model_bytes * 1.1 < h.vram_total_bytes, false
+    ) AND NOT c.resumed AND (c.weights IS NOT DISTINCT FROM 'simulated') = $simulated
 )
 SELECT k.vendor, k.server, s.model, s.task, s.n_tokens, s.tok_per_s, s.tok_per_s_cv, s.at_most,
     concat_ws(' ', k.of_vendor || '/' || k.of_server, CASE WHEN k.same THEN NULL ELSE '(twin)' END,

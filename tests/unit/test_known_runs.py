@@ -28,6 +28,7 @@ from tasks.wiring import Services
 from tests.machine import Driver, Machine, Trace
 from tests.plans import make_plan, models_of
 from tests.unit.lake_runs import HARDWARE, START_UNIX_S, EventLog, finished_run, lost_run
+from tests.unit.test_lake_questions import cells, hardware, run_rows
 from tests.unit.test_sim_planning import preset
 from tests.unit.test_sim_server import play
 
@@ -191,3 +192,34 @@ def test_a_plan_carries_what_is_known_and_a_plan_of_before_has_nothing() -> None
     )
     plan = replace(make_plan(), known=known)
     assert RunPlan.from_json(plan.to_json()) == plan
+
+
+def gpu_row(**values: Any) -> Any:
+    return hardware(n_gpus=1, gpu_model="NVIDIA L4", vram_total_bytes=24 * 2**30, **values)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        (gpu_row(), cells(backend="CPU", cpu_fallback="fabric_manager")),
+        (gpu_row(), cells(backend="CUDA", ngl=0, source="somebody")),
+        (hardware(n_gpus=0, n_gpus_on_bus=1, gpu_fault="no_gpu_driver"), cells(cpu_fallback="no_gpu_driver")),
+    ],
+    ids=["fell back", "published with no layer on the GPU", "GPU not listed"],
+)
+def test_what_a_gpu_server_measured_on_its_cpus_foretells_nothing_of_its_gpu(tmp_path: Path, changes: Any) -> None:
+    """Else one run with a broken driver would keep the next from trying what the GPU can do. The other server has the
+    same CPU and no GPU: it is no twin either."""
+    for rows in (run_rows("a", "with-gpu", *changes), run_rows("b", "without")):
+        land(tmp_path, rows["server_runs"][0]["server_run_id"], rows)
+    with open_lake(tmp_path) as lake:
+        known = known_cells(lake, [("local", "with-gpu"), ("local", "without")])
+    assert set(known) == {("local", "without")}
+    assert not any("with-gpu" in k.source for k in known["local", "without"])
+
+
+def test_a_model_without_room_on_the_gpu_is_known_by_its_cpu(tmp_path: Path) -> None:
+    rows = run_rows("a", "with-gpu", hardware(n_gpus=1, vram_total_bytes=50 * 2**20), cells(backend="CUDA", ngl=0))
+    land(tmp_path, "a", rows)
+    with open_lake(tmp_path) as lake:
+        assert known_cells(lake, [("local", "with-gpu")])
