@@ -25,6 +25,7 @@ from tasks.clouds.base import ServerType
 from tasks.clouds.hosts import SIMULATED, Host
 from tasks.domain.cells import Reason
 from tasks.domain.errors import AgentError, CleanupError, ServerGoneError, TokensweepError, UnreachableError
+from tasks.domain.lifecycle import LedgerRow
 from tasks.domain.run_plan import RunPlan
 from tasks.engine import Engine, engine_for, gpu_model_of
 from tasks.ledger import RunState
@@ -137,6 +138,7 @@ class _Run:
             vendor=order.vendor,
         )
         self.cancel = threading.Event()
+        self.live: LedgerRow | None = None
         self.spool_path = services.settings.spool_dir / f"{plan.server_run_id}.jsonl"
         self.timeline = Timeline(shown=order.bars)
         self.log = get_run_logger()
@@ -200,6 +202,7 @@ class _Run:
         async with self.timeline.bar(f"create {self.order.server}"):
             await in_thread(ensure_heartbeat, self.services, self.order.vendor)
             live = await create(order, self.services, keys, self.cancel)
+        self.live = live.row
         self.record.phase("create", began)
         host = open_host(live, keys, self.services, self.engine, self.cancel)
         began = self.clock.now()
@@ -255,7 +258,7 @@ class _Run:
         say(self.order.server, "tear down")
         async with self.timeline.bar("tear down"):
             try:
-                await in_thread(tear_down_now, self.plan.server_run_id, self.services)
+                await in_thread(tear_down_now, self.plan.server_run_id, self.services, self.live)
             except CleanupError as exc:
                 self.log.error("%s", exc)
         self.record.phase("teardown", began)

@@ -10,7 +10,7 @@ from decimal import Decimal
 
 from tasks.clouds.base import Cloud, CreateSpec, Ref, ServerType
 from tasks.clouds.clock import WALL, Clock
-from tasks.clouds.deletion import delete_and_prove, request_delete
+from tasks.clouds.deletion import delete_and_prove, request_delete, send_delete
 from tasks.clouds.lifecycle import create_server
 from tasks.clouds.request import Draft, LiveServer, ServerRequest
 from tasks.domain.errors import CleanupError, ServerGoneError
@@ -204,15 +204,25 @@ async def tear_down(server_run_id: str, services: Services) -> tuple[LedgerRow, 
     return await in_thread(tear_down_now, server_run_id, services)
 
 
-def tear_down_now(server_run_id: str, services: Services) -> tuple[LedgerRow, ...]:
-    """Works from the ledger alone, so it does not matter how far the run came. Every delete is sent before any proof
-    is waited for. What is not proven in time stays open in the ledger, and the reaper goes on. Raises CleanupError at
+def tear_down_now(server_run_id: str, services: Services, live: LedgerRow | None = None) -> tuple[LedgerRow, ...]:
+    """Works from the ledger, so it does not matter how far the run came. Every delete is sent before any proof is
+    waited for. What is not proven in time stays open in the ledger, and the reaper goes on. Raises CleanupError at
     the end if a vendor did not take a delete, LedgerError if that could not be recorded.
+
+    live: the server that the caller has used. It is ended although the ledger cannot be read, or no longer knows it:
+    to the reaper it is in use as long as this process lives, until its deadline.
     """
     ledger = services.ledger
-    open_rows = [r for r in ledger.rows_of_run(server_run_id) if r.state is not ResourceState.GONE]
-    taken: dict[str, bool] = {}
     failure: LedgerError | None = None
+    try:
+        rows = ledger.rows_of_run(server_run_id)
+    except LedgerError as exc:
+        rows, failure = (), exc
+    unrecorded = live if live is not None and all(row.intent_id != live.intent_id for row in rows) else None
+    if unrecorded and send_delete(services.cloud(unrecorded.vendor), services.ledger_of(unrecorded.vendor), unrecorded):
+        unrecorded = None
+    open_rows = [r for r in rows if r.state is not ResourceState.GONE]
+    taken: dict[str, bool] = {}
     for row in open_rows:
         try:
             taken[row.intent_id] = request_delete(services.cloud(row.vendor), services.ledger_of(row.vendor), row)
@@ -225,6 +235,7 @@ def tear_down_now(server_run_id: str, services: Services) -> tuple[LedgerRow, ..
             _prove(row, services)
     rows = ledger.rows_of_run(server_run_id)
     refused = [row for row in rows if row.state is not ResourceState.GONE and not taken.get(row.intent_id, True)]
+    refused += [unrecorded] if unrecorded else []
     if refused:
         raise CleanupError(
             f"{refused[0].vendor}: the delete of {refused[0].name} was not taken: {refused[0].last_error}",

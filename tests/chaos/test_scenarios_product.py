@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -45,3 +47,20 @@ def test_a_lake_that_cannot_be_written_does_not_keep_a_server(tmp_path: Path) ->
     assert isinstance(cloud, SimCloud)
     assert [thing for thing in cloud.existing() if thing.ours] == []
     assert cloud.bill().usd_per_hour == 0 and product.run("leaks").rc == 0
+
+
+def test_a_ledger_that_is_replaced_in_the_middle_does_not_keep_a_server(tmp_path: Path) -> None:
+    """By an older copy, say. The sweep ends its own server: to a reaper it is in use while the sweep lives, and so
+    until its deadline."""
+    product = Product(tmp_path / "home", tmp_path / "cache")
+    preset = tmp_path / "one.yaml"
+    preset.write_text(yaml.safe_dump(PRESET | {"servers": ["*:1"], "vendor_options": {"seed": 4, "speedup": 30}}))
+    running = product.start("run", "--yes", str(preset))
+    running.wait_for(": connect")
+    with closing(sqlite3.connect(product.home / "ledger.sqlite", timeout=60)) as ledger, ledger:
+        assert ledger.execute("DELETE FROM resources").rowcount > 0
+    done = running.end()
+    cloud = open_services(Settings(home=product.home)).cloud("sim")
+    assert isinstance(cloud, SimCloud)
+    lived_s = [thing.ends_unix_s - thing.created_unix_s for thing in cloud.state.all_things() if thing.kind == "server"]
+    assert lived_s and max(lived_s) < PRESET["deadline_s"], str(done)

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from tasks.benchmark import follow, open_host
 from tasks.clouds.request import LiveServer
 from tasks.clouds.sim import SimCloud
 from tasks.domain.errors import CleanupError, ConfigError
-from tasks.domain.lifecycle import LedgerRow, ResourceState, cost_usd
+from tasks.domain.lifecycle import LedgerError, LedgerRow, ResourceState, cost_usd
 from tasks.engine import engine_for
 from tasks.lake import open_lake, query
 from tasks.leaks import leaks
@@ -179,6 +180,43 @@ async def test_a_delete_that_is_not_taken_is_an_error_and_stays_the_reapers(serv
     with pytest.raises(CleanupError, match="locked"):
         tear_down_now("run-1", services)
     assert pass_of_the_reaper(services, vendors=("sim",)).finished
+
+
+def wait_until_nothing_is_left(services: Services) -> None:
+    cloud, clock = services.cloud("sim"), services.clock("sim")
+    assert isinstance(cloud, SimCloud)
+    for _ in range(100):
+        if not [thing for thing in cloud.existing() if thing.ours]:
+            return
+        clock.sleep(10.0)
+    raise AssertionError("the server is still there")
+
+
+async def test_a_server_is_ended_although_the_ledger_cannot_be_read(services: Services) -> None:
+    """To every reaper it would be in use for as long as this process lives, until its deadline."""
+    row = await created(services, "run-1")
+    for leftover in services.settings.home.glob("ledger.sqlite-*"):
+        leftover.unlink()
+    (services.settings.home / "ledger.sqlite").write_bytes(b"this is no database" * 1000)
+    with pytest.raises(LedgerError):
+        tear_down_now("run-1", services, row)
+    wait_until_nothing_is_left(services)
+
+
+async def test_a_server_is_ended_although_the_ledger_no_longer_knows_it(services: Services) -> None:
+    row = await created(services, "run-1")
+    with services.ledger._engine.begin() as conn:
+        conn.execute(sa.text("DELETE FROM resources"))
+    assert tear_down_now("run-1", services, row) == ()
+    wait_until_nothing_is_left(services)
+
+
+async def test_a_refused_delete_of_what_the_ledger_does_not_know_is_an_error(services: Services) -> None:
+    row = await created(services, "run-1", {"delete_blocked": 1.0})
+    with services.ledger._engine.begin() as conn:
+        conn.execute(sa.text("DELETE FROM resources"))
+    with pytest.raises(CleanupError, match=row.name):
+        tear_down_now("run-1", services, row)
 
 
 async def test_a_server_run_uses_the_host_that_its_vendor_brings(services: Services, tmp_path: Path) -> None:
