@@ -72,9 +72,8 @@ async def _shard(request: ShardRequest) -> int:
 def _busy(services: Services, sweep_id: str) -> set[str]:
     """Servers that another process measures just now: a shard of a sweep that was killed may begin late, beside those
     of its successor."""
-    dead = {run.server_run_id for run in services.ledger.abandoned_runs(sweep_id)}
     running = [run for run in services.ledger.server_runs(sweep_id) if run.state is RunState.RUNNING]
-    return {f"{run.vendor}/{run.server}" for run in running if run.server_run_id not in dead}
+    return {f"{run.vendor}/{run.server}" for run in running if services.ledger_of(run.vendor).may_still_run(run)}
 
 
 async def run_on_workers(

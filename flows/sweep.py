@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Collection
 from typing import Any, Literal
@@ -14,22 +15,22 @@ from pydantic import BaseModel
 
 from flows.inline import run_inline
 from flows.request import INLINE_SERVERS, SweepRequest
-from flows.server import SETUP_S, ServerReport
+from flows.server import ServerReport
 from flows.shards import run_on_workers, workers_are_deployed
 from flows.stopping import stops_on_signals, was_cancelled_in_prefect
 from tasks.artifacts import publish_leaks, publish_plan, publish_results
 from tasks.domain.errors import ConfigError
+from tasks.domain.lifecycle import LedgerError
 from tasks.leaks import leaks as find_leaks
-from tasks.ledger import Liveness, RunState, ServerRun, liveness
+from tasks.ledger import RunState
 from tasks.maintenance import pass_of_the_reaper, recover
 from tasks.planning import PreparedSweep, configure_vendors, prepare_request
 from tasks.presets import load_preset
 from tasks.progress import say
-from tasks.threads import in_thread
+from tasks.threads import in_thread, to_its_end
 from tasks.wiring import Services, open_services
 
-LANDS_WITHIN_S = 300.0
-"""After its server's deadline a run has no more to do than to land."""
+logger = logging.getLogger(__name__)
 
 
 class SweepResult(BaseModel):
@@ -86,9 +87,12 @@ async def _sweep(request: SweepRequest) -> SweepResult:
         raise ConfigError("A sweep that runs needs a money cap.", next_step="Set max_usd.")
     if not prepared.to_run():
         return result.model_copy(update={"status": "over_budget" if prepared.plan.over_budget else "nothing_to_do"})
-    _refuse_a_second_start(services, prepared.plan.sweep_id)
-    await in_thread(configure_vendors, prepared, services)
-    server_reports = await carry_out(request, prepared, services)
+    await in_thread(_claim, services, prepared.plan.sweep_id)
+    try:
+        await in_thread(configure_vendors, prepared, services)
+        server_reports = await carry_out(request, prepared, services)
+    finally:
+        await to_its_end(in_thread(_release, services, prepared.plan.sweep_id))
     left = await _prove(prepared, services)
     failed = [r for r in server_reports if r.outcome in ("failed", "interrupted")]
     status = "some_failed" if failed else "completed"
@@ -123,25 +127,38 @@ async def _clean_up_first(services: Services, vendors: Collection[str], log: Any
         log.warning("%s was interrupted: %s", found.run.server_run_id, how)
 
 
+def _claim(services: Services, sweep_id: str) -> None:
+    """Raises ConfigError when another process carries the sweep out, or begins to."""
+    try:
+        services.ledger.claim_sweep(sweep_id)
+    except LedgerError as exc:
+        if exc.reason != "sweep_is_running":
+            raise
+        raise ConfigError(exc.message, next_step=exc.next_step) from exc
+    try:
+        _refuse_a_second_start(services, sweep_id)
+    except BaseException:
+        _release(services, sweep_id)
+        raise
+
+
+def _release(services: Services, sweep_id: str) -> None:
+    try:
+        services.ledger.release_sweep(sweep_id)
+    except LedgerError as exc:  # it ends with this process
+        logger.warning("%s", exc)
+
+
 def _refuse_a_second_start(services: Services, sweep_id: str) -> None:
     """Two controllers on one sweep would measure every server twice. One that cannot be seen from here (a container,
     another machine) counts as dead when the deadline of its server has passed."""
     for run in services.ledger.server_runs(sweep_id):
-        if run.state is RunState.RUNNING and _may_still_run(services, run):
+        if run.state is RunState.RUNNING and services.ledger_of(run.vendor).may_still_run(run):
             raise ConfigError(
                 f"The sweep {sweep_id} is running already: {run.server}, by pid {run.pid} on {run.host}.",
                 next_step="See `tokensweep status`; a copy of it needs another --label. If that host is gone for good, "
                 "start it again when the deadline of its servers has passed.",
             )
-
-
-def _may_still_run(services: Services, run: ServerRun) -> bool:
-    found = liveness(run.controller)
-    if found is not Liveness.UNKNOWN:
-        return found is Liveness.ALIVE
-    rows = services.ledger.rows_of_run(run.server_run_id)
-    last_unix_s = max((row.deadline_unix_s for row in rows), default=run.started_unix_s + SETUP_S)
-    return services.clock(run.vendor).now() < last_unix_s + LANDS_WITHIN_S
 
 
 async def _prove(prepared: PreparedSweep, services: Services) -> int:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import threading
 import time
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.domain.errors import TokensweepError
+from tasks.domain.reaping import DEFAULT_RULES
 from tasks.domain.run_plan import RunPlan
 from tasks.ledger import RunState, ServerRun
 from tasks.planning import known_type
@@ -109,17 +112,37 @@ def _recover_one(services: Services, run: ServerRun) -> Recovered:
 def _land_spool(services: Services, run: ServerRun) -> Recovered:
     spool = Path(run.spool_path)
     plan_path = spool.with_suffix(".plan.json")
-    if not plan_path.is_file():
-        services.ledger_of(run.vendor).end_run(run.server_run_id, RunState.INTERRUPTED)
-        return Recovered(run, False, "it had not begun to measure")
-    plan = RunPlan.from_json(plan_path.read_text())
-    server_type = known_type(services.cloud(run.vendor), run.server)
-    record = RunRecord.read_beside(spool, run.started_unix_s)
-    if not _has_finished(spool):
-        record.outcome, record.reason = "interrupted", "controller_died"
-        record.detail = f"its controller (pid {run.pid} on {run.host}) ended without finishing it"
-    land_now(plan, spool, record, server_type, services)
+    with _alone_with(plan_path) as mine:
+        if not plan_path.is_file():
+            services.ledger_of(run.vendor).end_run(run.server_run_id, RunState.INTERRUPTED)
+            return Recovered(run, False, "it had not begun to measure")
+        newest = services.ledger.server_run(run.server_run_id)
+        if not mine or (newest is not None and newest.state is RunState.LANDED):
+            return Recovered(run, False, "another process is landing it, or just has")
+        plan = RunPlan.from_json(plan_path.read_text())
+        server_type = known_type(services.cloud(run.vendor), run.server)
+        record = RunRecord.read_beside(spool, run.started_unix_s)
+        if not _has_finished(spool):
+            record.outcome, record.reason = "interrupted", "controller_died"
+            record.detail = f"its controller (pid {run.pid} on {run.host}) ended without finishing it"
+        land_now(plan, spool, record, server_type, services)
     return Recovered(run, True)
+
+
+@contextmanager
+def _alone_with(plan_path: Path) -> Iterator[bool]:
+    """Whether nobody else is landing that run, for as long as the block takes. Two that did would be one too many: the
+    second finds the spool of the first gone, and what it lands in place of the measured cells is empty."""
+    with ExitStack() as held:
+        try:
+            plan = held.enter_context(plan_path.open("rb"))
+            fcntl.flock(plan, fcntl.LOCK_EX | fcntl.LOCK_NB)  # given back by the kernel, however this process ends
+        except FileNotFoundError:
+            yield True
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
 def _has_finished(spool_path: Path) -> bool:
@@ -155,8 +178,9 @@ def pass_of_the_reaper(
 
 
 def heartbeat_is_fresh(services: Services, vendor: str) -> bool:
-    beat_unix_s = services.ledger.last_beat(vendor)
-    return beat_unix_s is not None and services.clock(vendor).now() - beat_unix_s < HEARTBEAT_FRESH_S
+    now_unix_s = services.clock(vendor).now()
+    beat_unix_s = services.ledger.last_beat(vendor, now_unix_s + DEFAULT_RULES.skew_s)
+    return beat_unix_s is not None and now_unix_s - beat_unix_s < HEARTBEAT_FRESH_S
 
 
 def ensure_heartbeat(services: Services, vendor: str) -> None:

@@ -11,7 +11,8 @@ by the tags, or by both. An answer that was lost is resolved before anything els
     anything else                      look by name and by tag; send the same again where the vendor knows it again;
                                        adopt what is found, or give up with the row in DELETING for the reaper
     accepted, but it never ran         delete, next place
-    interrupted at any point           delete as far as it goes now; the reaper does the rest
+    stopped while it was rate limited  GONE at a cost of nothing: whatever was sent was refused
+    interrupted at any other point     delete as far as it goes now; the reaper does the rest
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ from dataclasses import dataclass, replace
 from tasks.clouds.base import Classified, Cloud, CreateSpec, ErrorKind, KnowsCredentialsEnd, Resource, Scope
 from tasks.clouds.deletion import LedgerPort, classify, delete_and_prove, prove_gone, request_delete, send_delete
 from tasks.clouds.request import Draft, LiveServer, ServerRequest, places_left, region_of
-from tasks.clouds.sending import DEFAULT_LIMITS, CreateLimits, RefusedError, send
+from tasks.clouds.sending import DEFAULT_LIMITS, CreateLimits, RefusedError, UnsentError, send
 from tasks.clouds.stock import note_stockout, places_to_ask
 from tasks.clouds.tags import with_tags
 from tasks.domain.errors import CapacityError, CleanupError, ConfigError, TokensweepError
 from tasks.domain.lifecycle import (
     Intent,
+    LedgerError,
     LedgerRow,
     ResourceState,
     StaleRowError,
@@ -37,6 +39,7 @@ from tasks.domain.lifecycle import (
     server_name,
     token,
 )
+from tasks.domain.reaping import DEFAULT_RULES
 
 __all__ = [
     "CreateCancelledError",
@@ -126,11 +129,8 @@ class _Steps:
 
     def gate(self) -> None:
         """Fail closed. The ledger is proven writable and the money reserved by the intent itself."""
-        self.check_cancelled()
-        left_s = self.request.deadline_unix_s - self.now()
-        if not left_s > 0:
-            raise ConfigError(f"The deadline of {self.request.server_run_id} has passed: nothing was created.")
-        beat_unix_s = self.ledger.last_beat(self.cloud.vendor)
+        self.check_may_send()
+        beat_unix_s = self.ledger.last_beat(self.cloud.vendor, self.now() + DEFAULT_RULES.skew_s)
         if beat_unix_s is None or self.now() - beat_unix_s > self.limits.heartbeat_s:
             ago = "never" if beat_unix_s is None else f"{self.now() - beat_unix_s:.0f} s ago"
             raise ConfigError(
@@ -161,6 +161,12 @@ class _Steps:
                 next_step="Renew them, or set a shorter deadline.",
             )
 
+    def check_may_send(self) -> None:
+        """Before every sending: rate limits may have been waited out until long after the deadline."""
+        self.check_cancelled()
+        if not self.request.deadline_unix_s > self.now():
+            raise ConfigError(f"The deadline of {self.request.server_run_id} has passed: nothing was created.")
+
     def check_cancelled(self) -> None:
         if self.cancelled():
             raise CreateCancelledError(f"The server run {self.request.server_run_id} was cancelled.")
@@ -178,6 +184,7 @@ class _Steps:
                 now=self.now,
                 sleep=self.sleep,
                 limits=self.limits,
+                check_may_send=self.check_may_send,
                 check_cancelled=self.check_cancelled,
             )
             row = self.record_live(row, resource)
@@ -192,6 +199,9 @@ class _Steps:
                     next_step="The reaper tries again; see it with `tokensweep leaks`.",
                 ) from refused
             raise
+        except UnsentError as unsent:
+            self.close_refused(row, unsent.found)
+            raise unsent.why from None
         except BaseException:
             self.abandon(row, resource)
             raise
@@ -247,7 +257,7 @@ class _Steps:
             try:
                 row = self.ledger.gone(row, proof)
             except StaleRowError:
-                row = self.ledger.row(row.intent_id) or row
+                row = self.newest(row)
 
     def record_live(self, row: LedgerRow, resource: Resource) -> LedgerRow:
         """LIVE, unless somebody has marked the row for deletion meanwhile."""
@@ -261,11 +271,23 @@ class _Steps:
                     username=resource.username,
                 )
             except StaleRowError:
-                row = self.ledger.row(row.intent_id) or row
+                row = self.newest(row)
                 if row.state in (ResourceState.DELETING, ResourceState.GONE):
                     raise CreateCancelledError(
                         f"{row.vendor}: {row.name} was marked for deletion while it was being created."
                     ) from None
+
+    def newest(self, row: LedgerRow) -> LedgerRow:
+        """The row as it is now. Raises LedgerError where there is none any more: the ledger was lost, or an old copy
+        of it was put in its place."""
+        newest = self.ledger.row(row.intent_id)
+        if newest is None:
+            raise LedgerError(
+                f"The ledger no longer has the row of {row.name}, which it was given a moment ago.",
+                reason="ledger_row_lost",
+                next_step="The server is deleted. See whether the ledger was replaced while a sweep was running.",
+            )
+        return newest
 
     def await_running(self, resource: Resource) -> Resource:
         """Poll until it runs and has an address. Raises RefusedError when it will not, or not in time."""

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
-from tasks.clouds.base import Classified, Cloud, CreateSpec, ErrorKind, Resource
+from tasks.clouds.base import Classified, Cloud, CreateSpec, ErrorKind, Resource, Scope
 from tasks.clouds.deletion import classify, list_owned, look_up, remains_of
-from tasks.domain.errors import AmbiguousError
+from tasks.domain.errors import AmbiguousError, TokensweepError
 from tasks.domain.lifecycle import LedgerRow
 from tasks.domain.reaping import SERVER
 
@@ -51,6 +51,18 @@ class RefusedError(Exception):
         self.found = found
 
 
+class UnsentError(Exception):
+    """The run was stopped while nothing of its create existed: before it was sent, or after every answer to it was a
+    refusal. `why`: what stopped it."""
+
+    def __init__(self, why: TokensweepError) -> None:
+        super().__init__(str(why))
+        self.why = why
+        self.found = Classified(
+            kind=ErrorKind.UNKNOWN, scope=Scope.VENDOR, may_exist=False, code=why.reason, message=why.message
+        )
+
+
 def send(
     cloud: Cloud,
     row: LedgerRow,
@@ -59,16 +71,21 @@ def send(
     now: Callable[[], float],
     sleep: Callable[[float], None],
     limits: CreateLimits,
+    check_may_send: Callable[[], None],
     check_cancelled: Callable[[], None],
 ) -> Resource:
     """Send the create, and return what it made.
 
     Waits and sends the same again while it is rate limited. Raises RefusedError when the vendor provably made
-    nothing, AmbiguousError when that cannot be told, and what check_cancelled raises.
+    nothing, UnsentError for what check_may_send raises, AmbiguousError when it cannot be told what was made, and,
+    while that is being found out, what check_cancelled raises.
     """
     give_up_unix_s = now() + limits.throttled_s
     for wait_s in waits(spec.token, limits):
-        check_cancelled()
+        try:
+            check_may_send()
+        except TokensweepError as why:
+            raise UnsentError(why) from why
         try:
             return cloud.create(spec)
         except Exception as exc:

@@ -123,6 +123,16 @@ server_runs = sa.Table(
     sa.Column("pid", sa.Integer, nullable=False),
 )
 
+sweep_claims = sa.Table(
+    "sweep_claims",
+    metadata,
+    sa.Column("sweep_id", sa.Text, primary_key=True),
+    sa.Column("controller", sa.Text, nullable=False),
+    sa.Column("host", sa.Text, nullable=False),
+    sa.Column("pid", sa.Integer, nullable=False),
+    sa.Column("unix_s", UnixS, nullable=False),
+)
+
 heartbeats = sa.Table(
     "heartbeats",
     metadata,
@@ -154,7 +164,11 @@ def _add_stockouts(conn: sa.Connection) -> None:
     stockouts.create(conn)
 
 
-MIGRATIONS: Sequence[Migration] = ((2, _add_price_basis), (3, _add_stockouts))
+def _add_sweep_claims(conn: sa.Connection) -> None:
+    sweep_claims.create(conn)
+
+
+MIGRATIONS: Sequence[Migration] = ((2, _add_price_basis), (3, _add_stockouts), (4, _add_sweep_claims))
 """Steps from BASE_VERSION on, ascending. A new ledger gets `metadata` as it is and skips them."""
 
 

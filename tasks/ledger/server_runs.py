@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -11,15 +12,30 @@ import sqlalchemy as sa
 from tasks.domain.lifecycle import LedgerError
 from tasks.domain.reaping import Liveness
 from tasks.ledger.controller import hostname, liveness, this_process
-from tasks.ledger.schema import heartbeats, server_runs
+from tasks.ledger.schema import heartbeats, resources, server_runs, sweep_claims
 from tasks.ledger.store import Store
 
 _BY_ID = sa.select(server_runs).where(server_runs.c.server_run_id == sa.bindparam("server_run_id"))
-_LAST_BEAT = sa.select(sa.func.max(heartbeats.c.unix_s)).where(heartbeats.c.vendor == sa.bindparam("vendor"))
+_LAST_BEAT = sa.select(sa.func.max(heartbeats.c.unix_s)).where(
+    heartbeats.c.vendor == sa.bindparam("vendor"), heartbeats.c.unix_s <= sa.bindparam("until")
+)
 _BEAT = sa.text(
     "INSERT INTO heartbeats (reaper_id, vendor, unix_s) VALUES (:reaper_id, :vendor, :unix_s) "
     "ON CONFLICT (reaper_id, vendor) DO UPDATE SET unix_s = excluded.unix_s"
 )
+_LAST_DEADLINE = sa.select(sa.func.max(resources.c.deadline_unix_s)).where(
+    resources.c.server_run_id == sa.bindparam("server_run_id")
+)
+_NEW_CLAIM = sa.text(
+    "INSERT INTO sweep_claims (sweep_id, controller, host, pid, unix_s) VALUES (:sweep_id, '', '', 0, 0) "
+    "ON CONFLICT DO NOTHING"
+)
+_CLAIM = sa.select(sweep_claims).where(sweep_claims.c.sweep_id == sa.bindparam("sweep_id")).with_for_update()
+
+BEGINS_WITHIN_S = 300.0
+"""From the beginning of a sweep to that of its first run, and from that of a run to the intent of its server."""
+LANDS_WITHIN_S = 300.0
+"""After its server's deadline a run has no more to do than to land."""
 
 
 class RunState(StrEnum):
@@ -83,6 +99,43 @@ class ServerRuns(Store):
                     raise LedgerError(f"The server run {server_run_id} was taken over by another controller just now.")
             return _read(conn, server_run_id)
 
+    def may_still_run(self, run: ServerRun) -> bool:
+        """Whether somebody may still carry it out. A controller that cannot be seen from here (a container, another
+        machine) counts as dead when the deadline of its server has passed, and the time to land after it."""
+        found = liveness(run.controller)
+        if run.state is not RunState.RUNNING or found is not Liveness.UNKNOWN:
+            return run.state is RunState.RUNNING and found is Liveness.ALIVE
+        with self._transaction(write=False) as conn:
+            deadline: float | None = conn.execute(_LAST_DEADLINE, {"server_run_id": run.server_run_id}).scalar()
+        last_unix_s = run.started_unix_s + BEGINS_WITHIN_S if deadline is None else deadline
+        return self.now() < last_unix_s + LANDS_WITHIN_S
+
+    def claim_sweep(self, sweep_id: str) -> None:
+        """This process carries the sweep out, from here to `release_sweep`: of two that begin at once, one does.
+
+        Raises LedgerError while another one does. One that cannot be seen from here counts for BEGINS_WITHIN_S; after
+        that its server runs show whether it lives.
+        """
+        mine = {"controller": self.controller, "host": hostname(), "pid": this_process().pid, "unix_s": self.now()}
+        with self._transaction() as conn:
+            conn.execute(_NEW_CLAIM, {"sweep_id": sweep_id})
+            held = conn.execute(_CLAIM, {"sweep_id": sweep_id}).one()
+            found = liveness(held.controller) if held.controller else Liveness.DEAD
+            begins = found is Liveness.UNKNOWN and self.now() - held.unix_s < BEGINS_WITHIN_S
+            if begins or found is Liveness.ALIVE:
+                raise LedgerError(
+                    f"The sweep {sweep_id} is running already: pid {held.pid} on {held.host} has begun it.",
+                    reason="sweep_is_running",
+                    next_step="See `tokensweep status`; a copy of it needs another --label.",
+                )
+            conn.execute(sweep_claims.update().where(sweep_claims.c.sweep_id == sweep_id).values(**mine))
+
+    def release_sweep(self, sweep_id: str) -> None:
+        """This process does not carry it out any more. A second call does nothing."""
+        mine = sa.and_(sweep_claims.c.sweep_id == sweep_id, sweep_claims.c.controller == self.controller)
+        with self._transaction() as conn:
+            conn.execute(sweep_claims.update().where(mine).values(controller=""))
+
     def end_run(self, server_run_id: str, state: RunState) -> ServerRun:
         """Record how it ended. A landed run stays landed."""
         with self._transaction() as conn:
@@ -123,10 +176,11 @@ class ServerRuns(Store):
             for vendor in vendors:
                 conn.execute(_BEAT, {"reaper_id": reaper_id, "vendor": vendor, "unix_s": self.now()})
 
-    def last_beat(self, vendor: str) -> float | None:
-        """When a reaper last passed over the vendor, in unix seconds; None for never."""
+    def last_beat(self, vendor: str, until_unix_s: float = math.inf) -> float | None:
+        """When a reaper last passed over the vendor, in unix seconds; None for never. until_unix_s: what is later was
+        told by a clock that is ahead, and says nothing."""
         with self._transaction(write=False) as conn:
-            found: float | None = conn.execute(_LAST_BEAT, {"vendor": vendor}).scalar()
+            found: float | None = conn.execute(_LAST_BEAT, {"vendor": vendor, "until": until_unix_s}).scalar()
         return found
 
 

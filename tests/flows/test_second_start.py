@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from flows.sweep import _refuse_a_second_start
+from flows.shards import _busy
+from flows.sweep import _claim, _refuse_a_second_start, _release
 from tasks.domain.errors import ConfigError
-from tasks.ledger import this_process
+from tasks.ledger import RunState, this_process
 from tasks.settings import Settings
 from tasks.wiring import Services, open_services
 
@@ -59,3 +60,29 @@ def test_where_it_cannot_be_seen_when_its_deadline_has_passed(
             _refuse_a_second_start(services, SWEEP)
     else:
         _refuse_a_second_start(services, SWEEP)
+
+
+@pytest.mark.parametrize(("hours_ago", "busy"), [(0, {"local/cpu1"}), (2, set())])
+def test_a_server_that_a_lost_container_measured_is_measured_again_after_its_deadline(
+    services: Services, hours_ago: float, busy: set[str]
+) -> None:
+    """By the shards of the sweep that is started again then; else by none, ever."""
+    change(services, controller=ELSEWHERE, started_unix_s=time.time() - hours_ago * 3600)
+    assert _busy(services, SWEEP) == busy
+
+
+def test_of_two_that_begin_before_either_has_a_server_run_one_does(services: Services) -> None:
+    services.ledger.end_run("run", RunState.INTERRUPTED)
+    other = open_services(services.settings)
+    _claim(services, SWEEP)
+    with pytest.raises(ConfigError, match="is running already"):
+        _claim(other, SWEEP)
+    _release(services, SWEEP)
+    _claim(other, SWEEP)
+
+
+def test_a_start_that_is_refused_claims_nothing(services: Services) -> None:
+    with pytest.raises(ConfigError, match="is running already: cpu1"):
+        _claim(services, SWEEP)
+    services.ledger.end_run("run", RunState.INTERRUPTED)
+    _claim(services, SWEEP)

@@ -382,19 +382,28 @@ def test_migrations_run_once_in_order_and_a_newer_ledger_is_refused(tmp_path: Pa
     ledger = opened(tmp_path)
     ledger.intend(intent())
     applied: list[int] = []
+    next_one = schema.newest() + 1
 
     def add_column(conn: sa.Connection) -> None:
-        applied.append(4)
+        applied.append(1)
         conn.exec_driver_sql("ALTER TABLE resources ADD COLUMN account TEXT NOT NULL DEFAULT ''")
 
-    steps: list[schema.Migration] = [(4, add_column), (5, lambda conn: applied.append(5))]
+    steps: list[schema.Migration] = [(next_one, add_column), (next_one + 1, lambda conn: applied.append(2))]
     for _ in range(2):
         with ledger._transaction() as conn:
             schema.migrate(conn, 0.0, steps)
-            assert schema.version(conn) == 5
-    assert applied == [4, 5]
-    with pytest.raises(LedgerError, match="version 5"):
+            assert schema.version(conn) == next_one + 1
+    assert applied == [1, 2]
+    with pytest.raises(LedgerError, match=f"version {next_one + 1}"):
         opened(tmp_path)
+
+
+def test_a_ledger_of_an_earlier_version_is_brought_to_the_newest(tmp_path: Path) -> None:
+    ledger = opened(tmp_path)
+    with ledger._transaction() as conn:
+        conn.exec_driver_sql("DROP TABLE sweep_claims")
+        conn.exec_driver_sql("UPDATE migrations SET version = 3")
+    opened(tmp_path).claim_sweep("sweep")
 
 
 def test_a_migration_that_fails_changes_nothing(tmp_path: Path) -> None:
@@ -405,7 +414,7 @@ def test_a_migration_that_fails_changes_nothing(tmp_path: Path) -> None:
         conn.exec_driver_sql("this is no SQL")
 
     with pytest.raises(LedgerError), ledger._transaction() as conn:
-        schema.migrate(conn, 0.0, [(4, fail)])
+        schema.migrate(conn, 0.0, [(schema.newest() + 1, fail)])
     assert opened(tmp_path).rows() == ()
     with ledger._transaction(write=False) as conn:
         assert "account" not in {column["name"] for column in sa.inspect(conn).get_columns("resources")}
@@ -423,6 +432,8 @@ def test_heartbeats(tmp_path: Path) -> None:
     assert ledger.last_beat("w") == first
     ledger.beat("one", ("v",))
     assert ledger.last_beat("v") == clock.now()
+    ledger.timed_by(lambda: clock.now() + 3600).beat("ahead", ("v",))
+    assert ledger.last_beat("v", clock.now() + 60) == clock.now(), "another host's clock is ahead"
 
 
 class Money(RuleBasedStateMachine):

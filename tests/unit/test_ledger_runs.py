@@ -9,13 +9,16 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from tasks.domain.lifecycle import LedgerError
 from tasks.domain.reaping import Liveness
 from tasks.ledger import Ledger, RunState, liveness, this_process
 from tasks.ledger.controller import parse
+from tasks.ledger.server_runs import BEGINS_WITHIN_S
 
 FORK = multiprocessing.get_context("fork")
 BEGIN = """
@@ -133,3 +136,50 @@ def test_after_a_reboot_every_controller_of_this_machine_is_dead() -> None:
         pytest.skip("inside a container the machine has no name of its own")
     assert liveness(replace(here, boot="b" * 12).tag()) is Liveness.DEAD
     assert liveness(replace(here, machine="0", boot="b" * 12).tag()) is Liveness.UNKNOWN
+
+
+def _claims(url: str, at_once: Any, answers: Any) -> None:
+    ledger = Ledger(url)
+    at_once.wait()
+    try:
+        ledger.claim_sweep("sweep")
+        answers.put("claimed")
+    except LedgerError as exc:
+        answers.put(exc.reason)
+    time.sleep(600)
+
+
+def test_of_processes_that_begin_a_sweep_at_once_one_does(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/ledger.sqlite"
+    ledger = Ledger(url)
+    at_once, answers = FORK.Barrier(4), FORK.Queue()
+    processes = [FORK.Process(target=_claims, args=(url, at_once, answers), daemon=True) for _ in range(4)]
+    for process in processes:
+        process.start()
+    try:
+        assert sorted(answers.get(timeout=120) for _ in processes) == ["claimed", *["sweep_is_running"] * 3]
+        with pytest.raises(LedgerError, match="is running already"):
+            ledger.claim_sweep("sweep")
+        ledger.claim_sweep("another")
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+    ledger.claim_sweep("sweep")
+    with pytest.raises(LedgerError, match="is running already"):
+        Ledger(url).claim_sweep("sweep")
+    ledger.release_sweep("sweep")
+    ledger.release_sweep("sweep")
+    ledger.claim_sweep("sweep")
+
+
+def test_a_claim_that_cannot_be_seen_from_here_holds_until_its_runs_must_show(tmp_path: Path) -> None:
+    now = [1_800_000_000.0]
+    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.sqlite", now=lambda: now[0])
+    ledger.claim_sweep("sweep")
+    with ledger._engine.begin() as conn:
+        conn.execute(sa.text("UPDATE sweep_claims SET controller = :it"), {"it": f"0-{this_process().boot}-1-4711-1"})
+    with pytest.raises(LedgerError, match="is running already"):
+        ledger.claim_sweep("sweep")
+    now[0] += BEGINS_WITHIN_S
+    ledger.claim_sweep("sweep")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from tasks.clouds.base import DEADLINE_TAG, INTENT_TAG, OWNER, OWNER_TAG, SWEEP_TAG, ErrorKind, Scope
 from tasks.clouds.lifecycle import CreateCancelledError, CreateLimits, create_server, delete_and_prove, region_of
@@ -76,6 +77,16 @@ def test_no_reaper_no_create(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="never"):
         w.create("other")
     assert w.cloud.calls["create"] == 1
+
+
+def test_a_heartbeat_of_the_future_does_not_hold_the_gate_open(tmp_path: Path) -> None:
+    """Of a reaper whose host's clock was an hour ahead when it passed for the last time."""
+    w = world(tmp_path)
+    w.ledger.timed_by(lambda: w.clock.now() + 3600).beat("ahead", (w.cloud.vendor,))
+    w.create("first")
+    w.clock.sleep(w.limits.heartbeat_s + 1)
+    with pytest.raises(ConfigError, match="reaper"):
+        w.create("second")
 
 
 def test_a_reaper_that_cannot_list_everything_does_not_open_the_gate(tmp_path: Path) -> None:
@@ -355,6 +366,69 @@ def test_a_ledger_that_breaks_after_the_create_takes_the_server_along(tmp_path: 
     with pytest.raises(LedgerError):
         w.create()
     assert w.cloud.existing() == []
+
+
+@pytest.mark.parametrize("boot_s", [0, 60])
+def test_a_ledger_that_is_replaced_during_the_create_takes_the_server_along(tmp_path: Path, boot_s: float) -> None:
+    """By an older copy of itself, which knows nothing of it."""
+    w = world(tmp_path, boot_s=boot_s)
+    w.reap()
+
+    def replace_ledger(point: str) -> None:
+        if point == "create after":
+            with w.ledger._engine.begin() as conn:
+                conn.execute(sa.text("DELETE FROM resources"))
+
+    w.cloud.on_call = replace_ledger
+    with pytest.raises(LedgerError, match="no longer has the row"):
+        w.create()
+    assert w.cloud.existing() == []
+
+
+def test_a_refusal_ends_although_the_ledger_was_replaced_meanwhile(tmp_path: Path) -> None:
+    w = world(tmp_path)
+
+    def replace_ledger(point: str) -> None:
+        if point == "create before":
+            with w.ledger._engine.begin() as conn:
+                conn.execute(sa.text("DELETE FROM resources"))
+
+    w.cloud.on_call = replace_ledger
+    w.cloud.plant("create", Fault(CloudError(ErrorKind.AUTH, scope=Scope.VENDOR)))
+    with pytest.raises(LedgerError, match="no longer has the row"):
+        w.create()
+    assert w.cloud.existing() == []
+
+
+def test_cancelled_while_it_is_rate_limited_it_gives_its_money_back_at_once(tmp_path: Path) -> None:
+    """Everything that was sent was refused: to wait until the deadline for what cannot appear would keep the money from
+    the sweep that is started again."""
+    w = world(tmp_path)
+    w.cloud.plant("create", *[Fault(CloudError(ErrorKind.RATE_LIMITED))] * 3)
+    with pytest.raises(CreateCancelledError):
+        create_server(
+            w.cloud,
+            w.ledger,
+            make_spec,
+            server_request("run", w.clock.now()),
+            now=w.clock.now,
+            sleep=w.clock.sleep,
+            cancelled=lambda: w.cloud.calls["create"] == 2,
+        )
+    assert w.cloud.calls["create"] == 2
+    (row,) = w.ledger.rows()
+    assert (row.state, row.cost_usd) == (ResourceState.GONE, 0) and "cancelled" in row.proof
+    assert w.ledger.spent("sweep").committed_usd == 0
+    w.settle()
+
+
+def test_nothing_is_sent_after_the_deadline_however_long_the_vendor_made_us_wait(tmp_path: Path) -> None:
+    w = world(tmp_path)
+    w.cloud.plant("create", *[Fault(CloudError(ErrorKind.RATE_LIMITED))] * 6)
+    with pytest.raises(ConfigError, match="deadline"):
+        w.create(deadline_unix_s=w.clock.now() + 30)
+    assert 1 < w.cloud.calls["create"] < 7
+    assert w.ledger.open_rows() == () and w.ledger.spent("sweep").committed_usd == 0
 
 
 def test_a_second_try_of_the_same_run_deletes_what_the_first_left(tmp_path: Path) -> None:
