@@ -8,7 +8,9 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,8 @@ import pytest
 
 from tasks.clouds.lifecycle import create_server, delete_and_prove
 from tasks.domain.lifecycle import BudgetError, LedgerError, ResourceState, StaleRowError
-from tasks.ledger import Ledger, RunState
+from tasks.ledger import Ledger, RunState, this_process
+from tasks.ledger.server_runs import LANDS_WITHIN_S
 from tasks.reaper import leaks, reap
 from tests.lifecycle_world import make_spec, server_request
 from tests.memory_cloud import Clock, MemoryCloud
@@ -102,6 +105,47 @@ def test_processes_that_reserve_at_once_never_pass_the_cap(server: str) -> None:
     spent = ledger.spent("capped")
     assert spent.reserved_usd == Decimal("1.5")
     assert spent.settled_usd == 0
+
+
+def _claim(url: str, at_once: Any, answers: Any) -> None:
+    ledger = Ledger(url)
+    at_once.wait()
+    try:
+        ledger.claim_sweep("claimed")
+        answers.put("claimed")
+    except LedgerError as exc:
+        answers.put(exc.reason)
+    time.sleep(600)
+
+
+def test_of_processes_that_begin_a_sweep_at_once_one_does(server: str) -> None:
+    at_once, answers = FORK.Barrier(4), FORK.Queue()
+    processes = [FORK.Process(target=_claim, args=(server, at_once, answers), daemon=True) for _ in range(4)]
+    for process in processes:
+        process.start()
+    try:
+        assert sorted(answers.get(timeout=120) for _ in processes) == ["claimed", *["sweep_is_running"] * 3]
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+    ledger = Ledger(server)
+    ledger.claim_sweep("claimed")
+    ledger.release_sweep("claimed")
+    ledger.claim_sweep("claimed")
+
+
+def test_a_run_that_cannot_be_seen_from_here_counts_until_its_deadline(server: str) -> None:
+    clock = Clock()
+    ledger = Ledger(server, now=clock.now)
+    run = ledger.begin_run("unseen", sweep_id="unseen", server="small", vendor="memory")
+    assert ledger.may_still_run(run)
+    unseen = replace(run, controller=f"0-{this_process().boot}-1-4711-1")
+    ledger.intend(replace(intent("unseen"), server_run_id="unseen", deadline_unix_s=clock.now() + 3600))
+    assert ledger.may_still_run(unseen)
+    clock.sleep(3600 + LANDS_WITHIN_S)
+    assert not ledger.may_still_run(unseen)
+    assert ledger.last_beat("nobody") is None
 
 
 def test_a_server_that_is_away_is_a_clear_error(server: str) -> None:
