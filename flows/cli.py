@@ -25,6 +25,7 @@ from flows import (
     replay_command,
     report_command,
     what_if_command,
+    worker,
 )
 from tasks.domain.errors import TokensweepError
 from tasks.settings import Settings
@@ -179,7 +180,7 @@ def ui(
     raise typer.Exit(asyncio.run(serve_ui(settings, port)))
 
 
-for group in (answers, report_command, export_command, import_command, replay_command, what_if_command):
+for group in (answers, report_command, export_command, import_command, replay_command, what_if_command, worker):
     group.register(app)
 
 
