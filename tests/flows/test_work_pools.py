@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 import pytest
+from prefect.blocks.system import Secret
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.workers.base import BaseJobConfiguration
 from prefect.workers.process import ProcessJobConfiguration
@@ -18,7 +19,9 @@ from tests.flows.prefect_rest import Prefect
 
 FOLDER = CHECKOUT / "deployments" / "work-pools"
 TYPES = ("process", "docker", "kubernetes")
-KUBERNETES_FILES = [path.read_text() for path in (CHECKOUT / "deployments" / "kubernetes").glob("*.yaml")]
+KUBERNETES_FILES = [path.read_text() for path in (CHECKOUT / "deployments" / "kubernetes").rglob("*.yaml")]
+SCALE = (CHECKOUT / "docs" / "scale.md").read_text()
+LEDGER = "postgresql+psycopg://tokensweep@somewhere/ledger"
 
 
 def template(kind: str) -> dict[str, Any]:
@@ -48,25 +51,35 @@ def test_a_process_gets_the_patience_that_a_fleet_needs(prefect_url: str) -> Non
 
 
 def test_a_container_keeps_its_spool_when_it_is_killed(prefect_url: str) -> None:
-    """The home is a volume of the compose file, not of the container."""
+    """The home is a volume of the compose file, not of the container; and its ledger is the fleet's."""
+    with temporary_settings({PREFECT_API_URL: prefect_url}):
+        asyncio.run(_save_ledger())
     found = job(prefect_url, "docker", DockerWorkerJobConfiguration)
     assert isinstance(found, DockerWorkerJobConfiguration)
     assert found.volumes == ["tokensweep_home:/var/lib/tokensweep"]
     assert found.env["TOKENSWEEP_HOME"] == "/var/lib/tokensweep" and found.image == "tokensweep:latest"
+    assert found.env["TOKENSWEEP_LEDGER_URL"] == LEDGER
     compose = (CHECKOUT / "deployments" / "compose.yaml").read_text()
     assert "name: tokensweep\n" in compose and "\n  home:\n" in compose, "whose names the volume and the network have"
 
 
+async def _save_ledger() -> None:
+    """The name is in docs/scale.md."""
+    assert "`tokensweep-ledger`" in SCALE
+    await Secret(value=LEDGER).asave("tokensweep-ledger", overwrite=True)
+
+
 def test_a_pod_has_its_spool_its_secrets_and_time_to_tear_down() -> None:
     spec = template("kubernetes")["job_configuration"]["job_manifest"]["spec"]
+    assert set(spec) == {"backoffLimit", "parallelism", "completions", "ttlSecondsAfterFinished", "template"}
     assert spec["backoffLimit"] == 0, "a shard that was killed is resumed by its sweep, not repeated by Kubernetes"
     pod = spec["template"]["spec"]
     assert pod["terminationGracePeriodSeconds"] >= 60
     (container,) = pod["containers"]
     assert [m["mountPath"] for m in container["volumeMounts"]] == ["/var/lib/tokensweep"]
     claim = pod["volumes"][0]["persistentVolumeClaim"]["claimName"]
-    for secret in (source["secretRef"]["name"] for source in container["envFrom"]):
-        assert any(f"secret generic {secret} " in text for text in KUBERNETES_FILES), (
-            f"nobody says how to make {secret}"
-        )
-    assert any(f"name: {claim}," in text for text in KUBERNETES_FILES), f"nobody makes {claim}"
+    sources = container["envFrom"]
+    assert {"configMapRef": {"name": "tokensweep"}} in sources, "which says where the lake is"
+    for secret in (source["secretRef"]["name"] for source in sources if "secretRef" in source):
+        assert f"secret generic {secret}" in SCALE, f"nobody says how to make {secret}"
+    assert any(f"metadata: {{name: {claim}}}" in text for text in KUBERNETES_FILES), f"nobody makes {claim}"
