@@ -119,12 +119,11 @@ def cell_text(cell: dict[str, Any]) -> str:
     if speed is None:
         return f"{cell['outcome']}: {cell['reason']}"
     text = f"{speed:.1f}"
-    low, high = cell["tok_per_s_ci95_low"], cell["tok_per_s_ci95_high"]
-    if low is not None and high is not None and speed:
-        text += f" ±{100 * (high - low) / 2 / speed:.1f} %"
+    if cell["half_width_pct"] is not None:
+        text += f" ±{cell['half_width_pct']:.1f} %"
     if cell.get("cpu_fallback"):
         text += f" on the CPU ({cell['cpu_fallback']})"
-    elif str(cell.get("backend_used") or "").endswith("+CPU"):
+    elif (cell.get("layers_offloaded") or 0) < (cell.get("layers_total") or 0):
         text += f" with {cell['layers_offloaded']} of {cell['layers_total']} layers on the GPU"
     return text if cell["outcome"] == "measured" else f"{text} ({cell['reason']})"
 

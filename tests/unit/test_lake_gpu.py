@@ -145,6 +145,27 @@ def test_a_divided_model_is_told_as_such(tmp_path: Path) -> None:
     assert cell_text(shown).endswith("with 12 of 25 layers on the GPU")
 
 
+def test_a_model_without_a_layer_on_the_gpu_is_told_as_such(tmp_path: Path) -> None:
+    run = Run("a", "t4")
+    run.probed()
+    run.measured(({"CPU model": 94.0}, 0, 25), used_mib=10)
+    run.land(tmp_path)
+    with open_lake(tmp_path) as lake:
+        (shown, *_) = query(lake, "SELECT *, tok_per_s AS tok_per_s_median FROM v_speed").to_dicts()
+    assert cell_text(shown).endswith("with 0 of 25 layers on the GPU")
+
+
+def test_the_closing_table_has_the_half_width_of_the_view(tmp_path: Path) -> None:
+    """Repeats of 1, 1 and 9 s: an interval that would reach below 0 is cut off there, and is no narrower for it."""
+    run = Run("a", "t4")
+    run.log.finished(100.0, "complete", [(PP, "ok", (1.0, 1.0, 9.0)), (TG, "ok", (2.0,) * 5)])
+    land(tmp_path, "a", rows_from_events(run.plan, run.log.lines, make_context()))
+    with open_lake(tmp_path) as lake:
+        (shown, *_) = query(lake, "SELECT *, tok_per_s AS tok_per_s_median FROM v_speed WHERE task = 'pp'").to_dicts()
+    assert shown["tok_per_s_ci95_low"] == 0 and shown["half_width_pct"] == pytest.approx(181.17, abs=0.01)
+    assert cell_text(shown) == "16.0 ±181.2 %"
+
+
 def test_memory_that_does_not_show_the_model_and_heat_are_flagged(tmp_path: Path) -> None:
     run = Run("a", "t4")
     run.probed()
