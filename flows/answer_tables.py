@@ -25,11 +25,11 @@ def best(rows: Sequence[Row], title: str, n_all: int, fastest: Row | None) -> No
         if fastest:
             out.print(f"Fastest: {fastest['vendor']}/{fastest['server']} with {_speed(fastest['tok_per_s'])} tokens/s.")
         return
-    shown = [
+    shown: list[Mapping[str, str | Text]] = [
         {
             "server": Text.assemble((f"{r['vendor']}/{r['server']}", "bold"), " *" if r.get("on_frontier") else ""),
             "runs on": _hardware(r.get("runs_on") or ""),
-            "place": r["place"] or "",
+            "place": " ".join(filter(None, (r["place"], "spot" if r["spot"] else ""))),
             "> USD/h": _usd(r["price_usd_per_hour"]),
             "> tokens/s": Text.assemble(_speed(r["tok_per_s"]), ("" if r.get("sure") is not False else " ?", "yellow")),
             "> ±": "" if r.get("half_width_pct") is None else f"{r['half_width_pct']:.1f} %",

@@ -35,7 +35,7 @@ def best(
     tokens: Annotated[int, typer.Option(help="Length of the prompt or of the generated text.")] = 128,
     vendor: Vendor = "",
     at: Annotated[str, typer.Option(help="Take the prices of this day, e.g. 2026-11-01.")] = "",
-    limit: Annotated[int, typer.Option(help="Rows of the table; --json and --csv give all.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="Rows of the table; --json and --csv give all.")] = 20,
     as_json: Json = False,
     as_csv: Csv = False,
 ) -> None:
@@ -45,8 +45,11 @@ def best(
 
     with _lake() as lake:
         rows = best_servers(lake, model, phase, tokens, min_tps, vendor=vendor, at=at)
-        fastest = None if rows else nearest_miss(lake, model, phase, tokens)
-    if not _printed(rows, as_json, as_csv):
+        n_unpriced = len(best_servers(lake, model, phase, tokens, min_tps, vendor=vendor)) - len(rows) if at else 0
+        fastest = None if rows else nearest_miss(lake, model, phase, tokens, vendor)
+    if n_unpriced:
+        render.warn(f"{n_unpriced:,} servers reach it of which no price was read by {at}: they are left out")
+    if not _printed(rows, as_json, as_csv) and (rows or not n_unpriced):
         answer_tables.best(rows[:limit], f"{model} {phase}{tokens}, at least {min_tps:g} tokens/s", len(rows), fastest)
         if len(rows) > 1:
             a, b = (f"{r['vendor']}/{r['server']}" for r in rows[:2])
@@ -84,7 +87,7 @@ def compare(
 def coverage(
     sweep: Annotated[str, typer.Option("--sweep", help="A sweep's id; the newest one if left out.")] = "",
     vendor: Vendor = "",
-    limit: Annotated[int, typer.Option(help="Servers of the table; --json and --csv give all.")] = 40,
+    limit: Annotated[int, typer.Option(min=1, help="Servers of the table; --json and --csv give all.")] = 40,
     as_json: Json = False,
     as_csv: Csv = False,
 ) -> None:

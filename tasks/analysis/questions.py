@@ -7,6 +7,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 from tasks.domain.errors import ConfigError
@@ -18,15 +19,16 @@ Row = dict[str, Any]
 def best_servers(
     lake: Lake, model: str, task: str, n_tokens: int, min_tok_per_s: float, *, vendor: str = "", at: str = ""
 ) -> list[Row]:
-    """Servers that reach the speed, cheapest first; with `at`, at the prices of that moment.
+    """Servers that reach the speed, cheapest first; with `at`, at the prices of that moment, or of that day's end.
 
     Each row has `ratio_to_best`: how many times the cheapest price per token it costs; `on_frontier`: faster than all
     that cost no more; `runs_on`: its GPUs, else its CPUs. Raises ConfigError, naming what there is, for a model or cell
-    that was never measured, and for a moment that is none.
+    that was never measured, for a vendor that the lake has not, and for a moment that is none.
     """
     _check_cell(lake, model, task, n_tokens)
+    _check_vendor(lake, vendor)
     macro = "best_for_slo_at(?, ?, ?, ?, CAST(? AS TIMESTAMPTZ))" if at else "best_for_slo(?, ?, ?, ?)"
-    parameters = [model, task, n_tokens, min_tok_per_s, *([at] if at else []), vendor, vendor]
+    parameters = [model, task, n_tokens, min_tok_per_s, *([_moment(at)] if at else []), vendor, vendor]
     rows = query(lake, f"FROM {macro} WHERE ? = '' OR vendor = ?", parameters).to_dicts()
     known = [r["usd_per_mtok"] for r in rows if r["usd_per_mtok"]]
     hardware = _hardware(lake) if rows else {}
@@ -37,6 +39,14 @@ def best_servers(
         fastest = max(fastest, row["tok_per_s"])
         row["runs_on"] = hardware.get((row["vendor"], row["server"]))
     return rows
+
+
+def _moment(text: str) -> str:
+    """A day without a time means all of it."""
+    try:
+        return f"{date.fromisoformat(text)} 23:59:59.999999+00"
+    except ValueError:
+        return text
 
 
 def _hardware(lake: Lake) -> dict[tuple[str, str], str]:
@@ -55,13 +65,13 @@ def _hardware(lake: Lake) -> dict[tuple[str, str], str]:
     return {(vendor, server): str(text) for vendor, server, text in query(lake, sql).rows() if text}
 
 
-def nearest_miss(lake: Lake, model: str, task: str, n_tokens: int) -> Row | None:
-    """The fastest server in a cell, for whom asked for more than there is."""
+def nearest_miss(lake: Lake, model: str, task: str, n_tokens: int, vendor: str = "") -> Row | None:
+    """The fastest server (of a vendor) in a cell, for whom asked for more than there is."""
     sql = """
         SELECT vendor, server, tok_per_s_median AS tok_per_s FROM v_latest
-        WHERE model = ? AND task = ? AND n_tokens = ? ORDER BY tok_per_s_median DESC LIMIT 1
+        WHERE model = ? AND task = ? AND n_tokens = ? AND (? = '' OR vendor = ?) ORDER BY tok_per_s_median DESC LIMIT 1
     """
-    rows = query(lake, sql, [model, task, n_tokens]).to_dicts()
+    rows = query(lake, sql, [model, task, n_tokens, vendor, vendor]).to_dicts()
     return rows[0] if rows else None
 
 
@@ -80,10 +90,13 @@ class Comparison:
 
 
 def compare_servers(lake: Lake, names: Sequence[str], model: str = "") -> Comparison:
-    """Raises ConfigError for a server that was never measured, one that two vendors have, or less than two."""
+    """The price of each server is that of its newest measurement among those compared. Raises ConfigError for a server
+    or a model that was never measured, a server that two vendors have, or less than two."""
     servers = [_server(lake, name) for name in names]
     if len(set(servers)) < 2:
         raise ConfigError("A comparison needs two different servers.", next_step="tokensweep compare A B")
+    if model:
+        _check_model(lake, model)
     sql = """
         SELECT vendor || '/' || server AS name, model, weights, task, n_tokens, tok_per_s_median AS tok_per_s,
             tok_per_s_median * tok_per_s_cv AS sd, tok_per_s_ci95_low AS low, tok_per_s_ci95_high AS high, n_samples,
@@ -93,10 +106,13 @@ def compare_servers(lake: Lake, names: Sequence[str], model: str = "") -> Compar
     """
     by_cell: dict[tuple[Any, ...], dict[str, Row]] = defaultdict(dict)
     prices: dict[str, float | None] = {}
+    priced_at: dict[str, Any] = {}
     for row in query(lake, sql, [servers, model, model]).to_dicts():
         name = row.pop("name")
         by_cell[row.pop("model"), row.pop("weights"), row.pop("task"), row.pop("n_tokens")][name] = row
-        prices[name] = None if row["price_usd_per_hour"] is None else float(row["price_usd_per_hour"])
+        if name not in prices or row["measured_at"] > priced_at[name]:
+            priced_at[name] = row["measured_at"]
+            prices[name] = None if row["price_usd_per_hour"] is None else float(row["price_usd_per_hour"])
     first = servers[0]
     cells = []
     ratios: dict[str, list[float]] = defaultdict(list)
@@ -122,12 +138,7 @@ def coverage_rows(lake: Lake, *, sweep_id: str = "", vendor: str = "") -> list[R
     for sweep, name in query(lake, "SELECT sweep_id, vendor FROM v_spend ORDER BY begun_at DESC").rows():
         vendors[sweep].add(name)
     sweeps = list(vendors)
-    known = sorted(set().union(*vendors.values()))
-    if vendor and known and vendor not in known:
-        raise ConfigError(
-            f"The lake has no server of {vendor!r}.{_did_you_mean(vendor, known)}",
-            next_step=f"Vendors: {', '.join(known)}.",
-        )
+    _check_vendor(lake, vendor)
     if sweep_id and sweep_id not in set(sweeps):
         raise ConfigError(
             f"The lake has no sweep {sweep_id!r}.{_did_you_mean(sweep_id, sweeps)}",
@@ -138,15 +149,33 @@ def coverage_rows(lake: Lake, *, sweep_id: str = "", vendor: str = "") -> list[R
     return query(lake, sql, [wanted, vendor, vendor]).to_dicts()
 
 
-def _check_cell(lake: Lake, model: str, task: str, n_tokens: int) -> None:
-    cells = query(lake, "SELECT DISTINCT model, task, n_tokens FROM cells WHERE outcome = 'measured'").rows()
+def _check_vendor(lake: Lake, vendor: str) -> None:
+    known = query(lake, "SELECT DISTINCT vendor FROM server_runs ORDER BY 1")["vendor"].to_list() if vendor else []
+    if known and vendor not in known:
+        raise ConfigError(
+            f"The lake has no server of {vendor!r}.{_did_you_mean(vendor, known)}",
+            next_step=f"Vendors: {', '.join(known)}.",
+        )
+
+
+def _check_model(lake: Lake, model: str) -> list[tuple[str, int]]:
+    """Tasks and lengths in which the model was measured; what was simulated is no measurement."""
+    sql = """
+        SELECT DISTINCT model, task, n_tokens FROM cells
+        WHERE outcome = 'measured' AND weights IS DISTINCT FROM 'simulated'
+    """
+    cells = query(lake, sql).rows()
     models = sorted({m for m, _, _ in cells})
     if model not in models:
         raise ConfigError(
             f"The lake has no measurement of the model {model!r}.{_did_you_mean(model, models)}",
             next_step=f"Measured: {', '.join(models) or 'nothing yet; see tokensweep run'}.",
         )
-    lengths = sorted(n for m, t, n in cells if (m, t) == (model, task))
+    return [(t, n) for m, t, n in cells if m == model]
+
+
+def _check_cell(lake: Lake, model: str, task: str, n_tokens: int) -> None:
+    lengths = sorted(n for t, n in _check_model(lake, model) if t == task)
     if n_tokens not in lengths:
         raise ConfigError(
             f"{model} was never measured at {task}{n_tokens}.",

@@ -46,7 +46,13 @@ def score_rows(
 
     `ids`: server_id by vendor and server type, for vendors where they differ.
     """
-    sql = "SELECT * FROM v_benchmark_score WHERE ? OR source = ? ORDER BY vendor_id, server_id, benchmark_id, config"
+    sql = """
+        FROM v_benchmark_score WHERE ? OR source = ?
+        QUALIFY row_number() OVER (
+            PARTITION BY vendor_id, server_id, benchmark_id, config ORDER BY observed_at DESC NULLS LAST, source
+        ) = 1
+        ORDER BY vendor_id, server_id, benchmark_id, config
+    """
     return [_row(row, layout, ids or {}) for row in query(lake, sql, [all_sources, OURS]).to_dicts()]
 
 

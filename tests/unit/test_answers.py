@@ -294,3 +294,102 @@ def test_export_goes_into_the_predecessors_database(ask: Any, tmp_path: Path, cr
     command = [crawler_python, "-c", ROUND_TRIP, str(out)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "12", done.stderr
+
+
+def test_what_no_server_of_a_vendor_reaches_is_said_of_that_vendor(ask: Any) -> None:
+    common = ("best", "--model", "small", "--tokens", "16")
+    shown = ask(*common, "--min-tps", "40", "--vendor", "aws")
+    assert shown.exit_code == 3 and "Fastest: aws/dear with 32" in shown.stdout, "local/fast reaches it, and is no aws"
+    refused = ask(*common, "--vendor", "awss").exception
+    assert isinstance(refused, ConfigError) and "Did you mean aws?" in str(refused)
+
+
+def test_prices_of_a_day_are_those_read_by_its_end(ask: Any) -> None:
+    common = ("best", "--model", "small", "--tokens", "16", "--min-tps", "1")
+    day = rows_of(ask(*common, "--json"))[0]["price_read_at"][:10]
+    assert [r["server"] for r in rows_of(ask(*common, "--at", day, "--json"))] == ["cheap", "close", "fast", "dear"]
+    shown = ask(*common, "--at", "2000-01-01")
+    assert shown.exit_code == 3 and shown.stdout == "", "they reach it, whatever they cost"
+    assert "4 servers reach it of which no price was read by 2000-01-01" in shown.stderr
+
+
+def test_doubts_do_not_go_away_with_the_prices_of_another_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    doubtful = cells(weights="real", download_active=False, cpu_fallback="no_gpu_driver")
+    land(tmp_path / "lake", "a", run_rows("a", "gpu", doubtful))
+    monkeypatch.setenv("TOKENSWEEP_HOME", str(tmp_path))
+    common = ("best", "--model", "small", "--tokens", "16", "--min-tps", "16", "--json")
+    for more in ((), ("--at", "2100-01-01")):
+        (row,) = rows_of(CliRunner().invoke(app, [*common, *more]))
+        assert row["flags"] == "cpu_fallback" and row["sure"] is True and row["n_samples"] == 3
+
+
+def test_a_price_of_spot_capacity_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spot = run_rows("a", "s", priced("0.01"), cells(weights="real"))
+    spot["server_runs"][0]["spot"] = True
+    for run_id, rows in (("a", spot), ("b", run_rows("b", "t", priced("0.02"), cells(weights="real")))):
+        land(tmp_path / "lake", run_id, rows)
+    monkeypatch.setenv("TOKENSWEEP_HOME", str(tmp_path))
+    common = ("best", "--model", "small", "--tokens", "16")
+    for more in ((), ("--at", "2100-01-01")):
+        found = rows_of(CliRunner().invoke(app, [*common, *more, "--json"]))
+        assert [(r["server"], r["spot"]) for r in found] == [("s", True), ("t", False)]
+        shown = CliRunner().invoke(app, [*common, *more]).stdout
+        assert [line.split()[0] for line in shown.splitlines() if " spot " in line] == ["local/s"]
+
+
+@pytest.mark.parametrize("limit", ["0", "-1"])
+def test_a_limit_that_shows_nothing_is_refused(ask: Any, limit: str) -> None:
+    for command in (("best", "--model", "small", "--tokens", "16"), ("coverage",)):
+        result = ask(*command, "--limit", limit)
+        assert result.exit_code == 2 and "No server reaches it" not in result.stdout
+
+
+def test_a_model_that_was_only_simulated_is_not_too_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    land(tmp_path / "lake", "a", run_rows("a", "x", cells(weights="simulated")))
+    monkeypatch.setenv("TOKENSWEEP_HOME", str(tmp_path))
+    refused = CliRunner().invoke(app, ["best", "--model", "small", "--tokens", "16"]).exception
+    assert isinstance(refused, ConfigError) and "no measurement of the model 'small'" in str(refused)
+
+
+def test_the_price_over_a_comparison_is_the_newest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The older run alone has the model that comes last."""
+    older = run_rows("a", "x", priced("0.01"), cells(weights="real"))
+    newer = run_rows("b", "x", priced("0.05"), later(30), cells(weights="real"), sweep_id="s2")
+    for table in newer.values():
+        for row in table:
+            if row.get("model") == "small":
+                row["model"] = "a-small"
+    other = [run_rows(i, "y", cells(weights="real")) for i in ("c", "d")]
+    for table in other[1].values():
+        for row in table:
+            if row.get("model") == "small":
+                row["model"] = "a-small"
+    for run_id, rows in zip("abcd", (older, newer, *other), strict=True):
+        land(tmp_path / "lake", run_id, rows)
+    monkeypatch.setenv("TOKENSWEEP_HOME", str(tmp_path))
+    found = json.loads(CliRunner().invoke(app, ["compare", "x", "y", "--json"]).stdout)
+    assert {c["model"] for c in found["cells"]} == {"a-small", "small"} and found["usd_per_hour"]["local/x"] == 0.05
+
+
+def test_compare_refuses_a_model_that_there_is_not(ask: Any) -> None:
+    refused = ask("compare", "cheap", "close", "--model", "smal").exception
+    assert isinstance(refused, ConfigError) and "Did you mean small?" in str(refused)
+
+
+def test_newer_results_of_others_do_not_keep_ours_from_the_export(tmp_path: Path) -> None:
+    ours = run_rows("b", "x", cells(weights="real"))
+    theirs = run_rows("a", "x", faster(2.0), cells(weights="real", source="somewhere"), later(1), sweep_id="s2")
+    for rows in (theirs, ours):
+        land(tmp_path, rows["server_runs"][0]["server_run_id"], rows)
+    with open_lake(tmp_path) as lake:
+        own, every = score_rows(lake), score_rows(lake, all_sources=True)
+    assert len(own) == len(every) == 3 and checked(every)
+    assert all(b["score"] == pytest.approx(2 * a["score"]) for a, b in zip(own, every, strict=True)), "the newest"
+
+
+def test_a_score_of_a_gpu_server_that_its_cpus_made_says_so(tmp_path: Path) -> None:
+    land(tmp_path, "a", run_rows("a", "x", cells(weights="real", cpu_fallback="fabric_manager")))
+    land(tmp_path, "b", run_rows("b", "y", cells(weights="real")))
+    with open_lake(tmp_path) as lake:
+        notes = {r["resource_id"]: r["note"] for r in score_rows(lake)}
+    assert notes["x"] is not None and "fabric_manager" in notes["x"] and notes["y"] is None

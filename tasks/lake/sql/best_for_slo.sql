@@ -9,6 +9,7 @@ SELECT
     vendor,
     server,
     place,
+    spot,
     price_usd_per_hour,
     tok_per_s_median AS tok_per_s,
     half_width_pct,

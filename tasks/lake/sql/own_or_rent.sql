@@ -12,6 +12,7 @@ SELECT
     vendor,
     server,
     place,
+    spot,
     weights,
     price_usd_per_hour,
     tok_per_s_median AS tok_per_s,

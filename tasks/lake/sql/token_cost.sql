@@ -7,7 +7,7 @@
 -- @p_output_tokens [tokens] Answer of a request.
 CREATE MACRO token_cost(p_model, p_prompt_tokens, p_output_tokens) AS TABLE
 WITH nearest AS (
-    SELECT vendor, server, place, weights, task, n_tokens, tok_per_s_median, price_usd_per_hour, price_read_at
+    SELECT vendor, server, place, spot, weights, task, n_tokens, tok_per_s_median, price_usd_per_hour, price_read_at
     FROM v_latest
     WHERE model = p_model AND price_usd_per_hour IS NOT NULL
     QUALIFY row_number() OVER (
@@ -19,6 +19,7 @@ speeds AS (
     SELECT
         vendor, server, weights,
         any_value(place) AS place,
+        any_value(spot) FILTER (task = 'tg') AS spot,
         any_value(price_usd_per_hour) FILTER (task = 'tg') AS usd_per_hour,
         any_value(price_read_at) FILTER (task = 'tg') AS price_read_at,
         any_value(tok_per_s_median) FILTER (task = 'pp') AS pp,
@@ -33,6 +34,7 @@ SELECT
     s.vendor,
     s.server,
     s.place,
+    s.spot,
     s.weights,
     k.kind,
     'single sequence' AS throughput,

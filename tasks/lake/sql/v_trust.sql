@@ -83,6 +83,7 @@ judged AS (
         ) AS peak_share,
         d.before.tok_per_s AS previous_tok_per_s,
         c.tok_per_s_median / nullif(d.before.tok_per_s, 0) AS drift_ratio,
+        r.spot,
         r.price_usd_per_hour,
         r.price_read_at,
         (epoch(coalesce(c.observed_at, r.started_at)) - epoch(r.price_read_at)) / 86400 AS price_age_days,
