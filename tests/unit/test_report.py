@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from tasks.analysis.report import write_report
-from tasks.analysis.report.data import FLAGS
+from tasks.analysis.report.data import FLAGS, report_data
 from tasks.domain.errors import ConfigError
 from tasks.lake import land, open_lake, query
 from tests.lake_fleet import write_fleet
-from tests.unit.test_lake_questions import cells, run_rows
+from tests.unit.test_lake_questions import cells, later, run_rows
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = next((p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))), None)
@@ -311,6 +311,58 @@ def test_an_empty_lake_and_an_unknown_sweep_say_so(tmp_path: Path, lake_root: Pa
         assert not (tmp_path / "r.html").exists()
         made = write_report(lake, tmp_path / "r.html", sweep_id="s1")
     assert (made.n_cells, made.n_servers) == (8, 1)
+
+
+def test_a_sweep_keeps_its_doubts_when_a_newer_one_has_measured_the_same(tmp_path: Path) -> None:
+    old = run_rows("a", "x", cells(weights="real", cpu_fallback="no_gpu_driver", download_active=True))
+    new = run_rows("b", "x", later(30), cells(weights="real", download_active=False), sweep_id="s2")
+    for rows in (old, new):
+        land(tmp_path, rows["server_runs"][0]["server_run_id"], rows)
+    with open_lake(tmp_path, documented=False) as lake:
+        found = {sweep: report_data(lake, sweep)["cells"] for sweep in ("s1", "s2", "")}
+    flags = {
+        sweep: {
+            FLAGS[bit]
+            for bits, outcome in zip(c["f"], c["outcome"]["i"], strict=True)
+            if c["outcome"]["of"][outcome] == "measured"
+            for bit in range(len(FLAGS))
+            if bits & 1 << bit
+        }
+        for sweep, c in found.items()
+    }
+    assert flags["s1"] >= {"cpu_fallback", "download_active"}
+    assert not flags["s2"] & {"cpu_fallback", "download_active"} and flags["s2"] == flags[""]
+
+
+def test_noise_is_told_by_the_intervals_of_the_mean(browser: Any, tmp_path: Path) -> None:
+    """Repeats of 100, 100, 100, 100 and 60 have a mean of 92 ± 22.2: 120 is no noise, though near the median."""
+    uneven = {"median": 100.0, "mean": 92.0, "ci95_low": 69.8, "ci95_high": 114.2, "min": 60.0, "max": 100.0}
+    steady = {"median": 120.0, "mean": 120.0, "ci95_low": 119.9, "ci95_high": 120.1, "min": 119.9, "max": 120.1}
+    for name, speed in (("x", uneven), ("y", steady)):
+        rows = run_rows(name, name, cells(weights="real"))
+        for cell in rows["cells"]:
+            if cell["outcome"] == "measured":
+                cell.update({f"tok_per_s_{key}": value for key, value in speed.items()})
+        land(tmp_path / "lake", name, rows)
+    with open_lake(tmp_path / "lake", documented=False) as lake:
+        write_report(lake, tmp_path / "report.html")
+        assert not any(r["within_noise"] for r in query(lake, "FROM compare('x', 'y')").to_dicts())
+    page = browser.new_page()
+    page.goto(f"{(tmp_path / 'report.html').as_uri()}#cmp=local/x,local/y")
+    page.wait_for_selector("html[data-ready]", timeout=60_000)
+    compared = page.locator("#compare table").first.locator("tbody").inner_text()
+    page.close()
+    assert "1.20×" in compared and "≈" not in compared
+
+
+def test_a_price_that_is_not_known_is_below_no_limit(opened: Open) -> None:
+    page = opened(CELL)
+    first = names(page)[0]
+    page.evaluate("id => { D.runs.usd[D.servers[D.serverByName.get(id)].run] = null }", first)
+    n_all = page.evaluate("candidates().length")
+    page.locator("[name=max]").fill("100000")
+    settled(page)
+    assert page.evaluate("candidates().length") == n_all - 1
 
 
 def test_a_hundred_thousand_cells_stay_a_small_file(tmp_path: Path) -> None:

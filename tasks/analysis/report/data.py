@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 
 from tasks.lake import Lake, query
+from tasks.lake.sql_catalogue import CATALOGUE
 
 FLAGS = (
     "few_repeats", "wide_interval", "slow_first_repeat", "steal", "throttled", "download_active", "cpu_on_gpu_server",
@@ -21,6 +22,15 @@ FLAGS = (
 """Flags of v_trust; the report packs them into the bits of one number, in this order."""
 
 MAX_DETAIL = 160
+
+# Of one sweep v_trust is asked about its own cells alone, since a newer sweep may have measured the same ones.
+_V_TRUST = next(item.sql for item in CATALOGUE if item.name == "v_trust")
+_TRUST_OF_SWEEP = """(
+WITH cells AS (SELECT * FROM main.cells WHERE sweep_id = $sweep_id), judged_cells AS (
+{v_trust}
+)
+FROM judged_cells
+)""".replace("{v_trust}", _V_TRUST.partition("CREATE VIEW v_trust AS")[2].strip().removesuffix(";"))
 
 # The newest state of each cell: a measurement before none, the newer before the older.
 _CELLS = """
@@ -37,11 +47,11 @@ WITH chosen AS (
         ORDER BY outcome = 'measured' DESC, resumed, observed_at DESC NULLS LAST, run_started_at DESC
     ) = 1
 )
-SELECT c.*, t.flags, t.peak_share, t.drift_ratio
+SELECT c.*, coalesce(t.flags, s.flags) AS flags, coalesce(t.peak_share, s.peak_share) AS peak_share,
+    coalesce(t.drift_ratio, s.drift_ratio) AS drift_ratio
 FROM chosen AS c
-LEFT JOIN v_trust AS t ON
-    t.sweep_id = c.sweep_id AND t.server_run_id = c.server_run_id AND t.model = c.model AND t.task = c.task
-    AND t.n_tokens = c.n_tokens AND coalesce(t.weights, 'real') = c.weights
+LEFT JOIN v_trust AS t USING (sweep_id, server_run_id, model, task, n_tokens)
+LEFT JOIN {trust_of_sweep} AS s USING (sweep_id, server_run_id, model, task, n_tokens)
 ORDER BY c.vendor, c.server, c.model_bytes, c.model, c.task, c.n_tokens
 """
 
@@ -58,7 +68,7 @@ LEFT JOIN v_throttling AS t USING (sweep_id, server_run_id)
 
 def report_data(lake: Lake, sweep_id: str = "") -> dict[str, Any]:
     """Everything the page needs, ready for JSON. Times are days since 1970, shares are percent."""
-    cells = query_named(lake, _CELLS, sweep_id)
+    cells = query_named(lake, _CELLS.replace("{trust_of_sweep}", _TRUST_OF_SWEEP if sweep_id else "v_trust"), sweep_id)
     runs = _indexed(query(lake, _RUNS), cells)
     cells = cells.join(runs.select("sweep_id", "server_run_id", "run"), on=["sweep_id", "server_run_id"], how="left")
     models = _models(cells)
@@ -134,6 +144,7 @@ def _cell_columns(cells: pl.DataFrame) -> dict[str, Any]:
         pl.when(~measured).then(pl.col("detail").str.slice(0, MAX_DETAIL)).alias("detail"),
         pl.col("tok_per_s_median").round_sig_figs(4).alias("v"),
         ((pl.col("tok_per_s_ci95_high") / pl.col("tok_per_s_mean") - 1) * 100).round_sig_figs(2).alias("h"),
+        (pl.col("tok_per_s_mean") / pl.col("tok_per_s_median")).round_sig_figs(4).alias("mr"),
         pl.col("tok_per_s_min").round_sig_figs(4).alias("lo"),
         pl.col("tok_per_s_max").round_sig_figs(4).alias("hi"),
         pl.col("n_samples").alias("k"),

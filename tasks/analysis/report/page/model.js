@@ -132,7 +132,7 @@ function cellPasses(i) {
   if (S.place && D.runs.place[x] !== S.place) return false;
   if (S.hw && (S.hw === "gpu") !== onGpu(i)) return false;
   if (S.buy && (S.buy === "spot") !== Boolean(D.runs.spot[x])) return false;
-  if (S.max && !(D.runs.usd[x] <= Number(S.max))) return false;
+  if (S.max && !(D.runs.usd[x] != null && D.runs.usd[x] <= Number(S.max))) return false;
   return !(S.trusted && suspicious(i));
 }
 function candidates() {

@@ -85,9 +85,9 @@ function viewBest() {
 const bestCommand = () => `tokensweep best --model ${D.models[modelIndex()].name} --phase ${S.phase} --tokens ${S.n} --min-tps ${Number(S.min) || 0}${S.vendor ? ` --vendor ${S.vendor}` : ""}`;
 
 function bestCsv() {
-  const cells = sortedCells(candidates().filter(meets)), names = ["vendor", "server", "place", "usd_per_hour", "model", "phase", "n_tokens", "tok_per_s", "half_width_pct", "n_samples", "usd_per_mtok", "steal_pct", "measured", "price_read", "how", "flags"];
+  const cells = sortedCells(candidates().filter(meets)), names = ["vendor", "server", "place", "spot", "usd_per_hour", "model", "phase", "n_tokens", "tok_per_s", "half_width_pct", "n_samples", "usd_per_mtok", "steal_pct", "measured", "price_read", "how", "flags"];
   const line = (values) => values.map((v) => /[",\n]/.test(v ?? "") ? `"${String(v).replaceAll('"', '""')}"` : v ?? "").join(",");
-  return [names.join(","), ...cells.map((i) => { const x = D.cells.x[i]; return line([D.runs.vendor[x], D.runs.server[x], D.runs.place[x], D.runs.usd[x], D.models[D.cells.m[i]].name, S.phase, S.n, D.cells.v[i], D.cells.h[i], D.cells.k[i], usdPerMtok(i), D.cells.st[i], day(D.cells.d[i]), day(D.runs.price_day[x]), D.cells.how[i], flagsOf(i).join(" ")]); })].join("\n") + "\n";
+  return [names.join(","), ...cells.map((i) => { const x = D.cells.x[i]; return line([D.runs.vendor[x], D.runs.server[x], D.runs.place[x], Boolean(D.runs.spot[x]), D.runs.usd[x], D.models[D.cells.m[i]].name, S.phase, S.n, D.cells.v[i], D.cells.h[i], D.cells.k[i], usdPerMtok(i), D.cells.st[i], day(D.cells.d[i]), day(D.runs.price_day[x]), D.cells.how[i], flagsOf(i).join(" ")]); })].join("\n") + "\n";
 }
 
 // ---- pareto ---------------------------------------------------------------------------------------------------
@@ -234,7 +234,7 @@ function viewCompare() {
 function comparedCell(row, j) {
   const i = row[j];
   if (i == null) return '<span class="soft">not measured</span>';
-  const span = (k) => { const h = D.cells.h[k]; return h == null ? null : [D.cells.v[k] * (1 - h / 100), D.cells.v[k] * (1 + h / 100)]; }, a = span(i), b = span(row[0]);
+  const span = (k) => { const h = D.cells.h[k]; const mean = D.cells.v[k] * D.cells.mr[k]; return h == null ? null : [mean * (1 - h / 100), mean * (1 + h / 100)]; }, a = span(i), b = span(row[0]);
   const noise = j && a && b && a[0] <= b[1] && b[0] <= a[1] ? " ≈" : "";
   const beaten = row.some((o, k) => k !== j && o != null && priceOf(o) != null && priceOf(i) != null && priceOf(o) <= priceOf(i) && D.cells.v[o] >= D.cells.v[i] && (priceOf(o) < priceOf(i) || D.cells.v[o] > D.cells.v[i]));
   return `<b>${fmt(D.cells.v[i])}</b>${D.cells.h[i] == null ? "" : ` <span class="soft">± ${fmt(D.cells.h[i])} %</span>`}${j ? ` ${(D.cells.v[i] / D.cells.v[row[0]]).toFixed(2)}×` : ""}${noise}${beaten ? " ↓" : ""}${suspicious(i) ? ` <span class="tag flag" title="${esc(flagsOf(i).map((f) => FLAG_TEXT[f]).join("; "))}">!</span>` : ""}`;
