@@ -44,7 +44,9 @@ def run(run_dir: Path, options: RunOptions) -> int:
     before = read_events(run_dir / EVENTS_FILE)
     (run_dir / STOP_REASON_FILE).unlink(missing_ok=True)
     log = EventLog(run_dir / EVENTS_FILE)
-    offset_s = max(0.0, time.time() - before[0]["unix_s"]) if before else 0.0
+    # A clock that was set back in between gives no time again.
+    spent_s = max((line.get("t_s") or 0.0 for line in before), default=0.0)
+    offset_s = max(spent_s, time.time() - before[0]["unix_s"]) if before else 0.0
     zero = time.monotonic() - offset_s
     session = _Session(run_dir, options, log, lambda: time.monotonic() - zero)
     try:

@@ -250,6 +250,21 @@ def test_a_killed_agent_is_noticed_leaves_no_child_and_is_taken_up(
     assert resumed["bytes_resumed"] > 0
 
 
+def test_a_clock_that_was_set_back_gives_no_time_and_no_money_again(
+    run: AgentRun, models: dict[str, tuple[str, bytes]]
+) -> None:
+    """The agent before it was killed after 3,590 of 3,600 s; then the server's clock was put right by two hours."""
+    run.put(plan_for(models))
+    began_unix_s = time.time() + 7200
+    lines = [
+        {"seq": seq, "unix_s": began_unix_s + t_s, "kind": "Tick", "t_s": t_s} for seq, t_s in ((1, 0.0), (2, 3590.0))
+    ]
+    (run.folder / "events.jsonl").write_text("".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines))
+    found = run.finish()
+    assert of_kind(found, "AgentStarted")[0]["t_s"] >= 3590.0
+    assert set(outcomes(found).values()) == {"deadline"}
+
+
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
