@@ -77,7 +77,7 @@ class Fleet:
         return json.loads(self.cli("tokensweep", "leaks", "--json", ok=(0, 6)))["clean"] is True
 
     def completed(self) -> int:
-        sql = "SELECT count(*) AS n FROM v_server_runs WHERE outcome = 'completed'"
+        sql = "SELECT count(*) AS n FROM v_server_runs WHERE outcome IN ('completed', 'gated')"
         return int(json.loads(self.cli("tokensweep", "query", sql, "--json"))[0]["n"])
 
     def deployments(self) -> set[str]:
