@@ -13,6 +13,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.workers.base import BaseJobConfiguration
 from prefect.workers.process import ProcessJobConfiguration
 from prefect_docker.worker import DockerWorkerJobConfiguration  # type: ignore[import-untyped]
+from pydantic import SecretStr
 
 from tests.e2e.product import CHECKOUT
 from tests.flows.prefect_rest import Prefect
@@ -66,7 +67,7 @@ def test_a_container_keeps_its_spool_when_it_is_killed(prefect_url: str) -> None
 async def _save_ledger() -> None:
     """The name is in docs/scale.md."""
     assert "`tokensweep-ledger`" in SCALE
-    await Secret(value=LEDGER).asave("tokensweep-ledger", overwrite=True)
+    await Secret(value=SecretStr(LEDGER)).asave("tokensweep-ledger", overwrite=True)
 
 
 def test_a_pod_has_its_spool_its_secrets_and_time_to_tear_down() -> None:
