@@ -25,6 +25,9 @@ OURS = ("sweep", "shard", "server")
 REAPER_SILENT_AFTER = timedelta(minutes=30)
 """Six missed passes of a reaper that runs every five minutes."""
 
+REAP_ONCE_IN = timedelta(minutes=1)
+"""With a worker all its server runs end: a pass for each of them would keep the workers from anything else."""
+
 Match = dict[str, str | list[str]]
 
 
@@ -67,6 +70,7 @@ def automations(reaper_id: UUID, notify_block_id: UUID | None) -> Sequence[Autom
                 {"prefect.flow-run.Crashed", "prefect.flow-run.Cancelled"},
                 match={"prefect.resource.id": ["prefect.flow-run.*"]},
                 related={"prefect.resource.role": "flow", "prefect.resource.name": list(OURS)},
+                once_in=REAP_ONCE_IN,
             ),
             actions=[RunDeployment(source="selected", deployment_id=reaper_id, parameters={}, job_variables=None)],
         ),
@@ -101,15 +105,18 @@ def automations(reaper_id: UUID, notify_block_id: UUID | None) -> Sequence[Autom
     )
 
 
-def _when(events: set[str], *, match: Match, related: Match | None = None) -> EventTrigger:
+def _when(
+    events: set[str], *, match: Match, related: Match | None = None, once_in: timedelta | None = None
+) -> EventTrigger:
+    """once_in: of many such events the first one fires, and none of the others until so much time has passed."""
     return EventTrigger(
         posture=Posture.Reactive,
         expect=events,
         match=ResourceSpecification(match),
         match_related=ResourceSpecification(related or {}),
-        for_each={"prefect.resource.id"},
+        for_each=set() if once_in else {"prefect.resource.id"},
         threshold=1,
-        within=timedelta(0),
+        within=once_in or timedelta(0),
     )
 
 
