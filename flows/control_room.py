@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from flows.embedded import start_server, stop_server, wait_until_healthy
 from tasks.settings import Settings
@@ -24,10 +27,23 @@ async def serve_ui(settings: Settings, port: int) -> int:
         wait_until_healthy(process, port, log_path)
         os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
         sys.stderr.write(f"UI: http://127.0.0.1:{port}   (Ctrl-C ends it)\n")
-        await _serve_deployments()
+        with _temporary_folder_of_our_own():
+            await _serve_deployments()
     finally:
         stop_server(process)
     return 0
+
+
+@contextmanager
+def _temporary_folder_of_our_own() -> Iterator[None]:
+    """Prefect's runner puts its working copies below one folder for all users of a machine, and only the first of them
+    may write there."""
+    with tempfile.TemporaryDirectory(prefix="tokensweep-ui-") as folder:
+        tempfile.tempdir = folder
+        try:
+            yield
+        finally:
+            tempfile.tempdir = None
 
 
 async def _serve_deployments() -> None:

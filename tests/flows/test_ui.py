@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -23,6 +24,10 @@ def ui(bare: Product) -> Iterator[tuple[Running, Prefect, str]]:
     for name, changes in (("local", {}), ("long", LADDER)):
         (presets / f"{name}.yaml").write_text(yaml.safe_dump({**TINY, **changes}))
     bare.environment |= {"TOKENSWEEP_PRESETS": str(presets), "PREFECT_RUNNER_POLL_FREQUENCY": "1"}
+    temporary = bare.home.parent / "tmp"
+    temporary.mkdir()
+    (temporary / "runner_storage").touch()  # where Prefect would put its working copies: another user's
+    bare.environment["TMPDIR"] = str(temporary)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -64,3 +69,5 @@ def test_a_sweep_is_started_from_the_form_and_cancelled_from_the_page(
     done = running.end()
     assert done.rc in (0, 130) and "Traceback" not in done.err, str(done)
     bare.assert_nothing_is_left()
+    left = [path.name for path in Path(bare.environment["TMPDIR"]).glob("tokensweep-ui-*")]
+    assert left == []

@@ -267,14 +267,18 @@ def crawler_python() -> str:
     if named or importlib.util.find_spec("sc_crawler"):
         return named or sys.executable
     folder = Settings().cache_dir / CRAWLER.replace("==", "-")
-    if not (folder / "complete").exists():
+    if not ((folder / "complete").exists() and os.access(folder / "bin" / "python", os.X_OK)):
+        shutil.rmtree(folder, ignore_errors=True)  # the Python that it was made with has gone
         bundled = Path(__file__).resolve().parents[2] / ".tools" / "bin" / "uv"
         uv = shutil.which("uv") or (str(bundled) if bundled.exists() else "")
         if not uv:
             pytest.skip(f"there is no uv to install {CRAWLER} with, and SPARECORES_CRAWLER_PYTHON names no Python")
         made = folder.with_name(f"{folder.name}.{os.getpid()}")
         python = str(made / "bin" / "python")
-        for command in ([uv, "venv", "-q", str(made)], [uv, "pip", "install", "-q", "--python", python, CRAWLER]):
+        for command in (
+            [uv, "venv", "-q", "--python", sys.executable, str(made)],
+            [uv, "pip", "install", "-q", "--python", python, CRAWLER],
+        ):
             try:
                 subprocess.run(command, check=True, capture_output=True, text=True, timeout=240)
             except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as exc:
