@@ -61,7 +61,8 @@ def test_a_ledger_of_an_older_version_learns_to_keep_them(tmp_path: Path) -> Non
     url = f"sqlite:///{tmp_path}/ledger.sqlite"
     old = Ledger(url)
     with old._transaction() as conn:
-        conn.exec_driver_sql("DROP TABLE stockouts")
+        for later in ("stockouts", "sweep_claims"):
+            conn.exec_driver_sql(f"DROP TABLE {later}")
         conn.exec_driver_sql("UPDATE migrations SET version = 2")
     ledger = Ledger(url)
     assert ledger.ledger_id == old.ledger_id
