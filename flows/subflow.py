@@ -1,9 +1,10 @@
-"""Starting a server run as a subflow, with three calls to Prefect's API where calling the flow takes seven.
+"""Starting a server run as a subflow, with two calls to Prefect's API where calling the flow takes seven.
 
 The API bears some ten starts a second on one core, so they are what a large sweep waits for. Left out is what a new
 subflow with a known name does not need: asking for the flow's id each time, looking for an earlier run of the same
 call (the ledger and the lake know what is missing), naming it afterwards, proposing to run when it is made (it is made
-running), and a client of its own for the task run that stands for it in its parent.
+running), reading what the API has just answered, and a client of its own for the task run that stands for it in its
+parent.
 
 `AsyncFlowRunEngine` is inside Prefect: read it again when Prefect is upgraded. tests/flows/test_subflow.py compares
 what comes out with a subflow that was called.
@@ -12,7 +13,9 @@ what comes out with a subflow that was called.
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, cast
 from uuid import UUID
@@ -60,6 +63,19 @@ class _Engine(AsyncFlowRunEngine[..., Any]):
         if state.is_running() and self.state.is_running():
             return self.state  # as it was made
         return await super().set_state(state, force)
+
+    @asynccontextmanager
+    async def setup_run_context(self, client: PrefectClient | None = None) -> AsyncIterator[None]:
+        """Prefect would read the run again that it has just been given."""
+        asked, run = client or self.client, self.flow_run
+
+        async def read_flow_run(flow_run_id: UUID) -> FlowRun:
+            return run or await asked.read_flow_run(flow_run_id)
+
+        knowing = copy(asked)
+        cast(Any, knowing).read_flow_run = read_flow_run
+        async with super().setup_run_context(knowing):
+            yield
 
     async def create_flow_run(self, client: PrefectClient) -> FlowRun:
         parent = FlowRunContext.get()

@@ -143,9 +143,9 @@ def test_a_task_run_of_its_own_stands_for_it_in_its_parent(outcome: dict[str, An
     assert {run["parent_task_run_id"]: run["state_type"] for run in runs} == states
 
 
-def test_it_takes_four_calls_from_its_start_to_its_end(outcome: dict[str, Any]) -> None:
+def test_it_takes_three_calls_from_its_start_to_its_end(outcome: dict[str, Any]) -> None:
     """Of a run that is called it takes eight."""
-    assert len(outcome["calls_of_two"]) == 8, outcome["calls_of_two"]
+    assert len(outcome["calls_of_two"]) == 6, outcome["calls_of_two"]
 
 
 def test_an_answer_that_is_lost_makes_no_second_run(tmp_path: Path, prefect_url: str, prefect: Prefect) -> None:
