@@ -8,6 +8,7 @@ from typing import Any
 
 REGIONS = {"westeurope": 3, "eastus": 3, "northcentralus": 0, "brazilsoutheast": 0}  # with how many zones
 GROUPLESS_REGIONS = ("brazilsoutheast",)
+_PRODUCT = "Virtual Machines Dav5 Series"
 
 IMAGES = {  # (publisher, offer, sku) -> architecture, generation, GiB
     ("Canonical", "ubuntu-24_04-lts", "server"): ("x64", "V2", 30),
@@ -167,18 +168,23 @@ def meters(region: str) -> list[dict[str, Any]]:
             continue
         plain = sold.name.removeprefix("Standard_").replace("_", " ")
         found += [
-            _meter(sold.name, region, plain, "Virtual Machines Dav5 Series", sold.usd_per_hour, "2024-02-01T00:00:00Z"),
-            _meter(sold.name, region, plain, "Virtual Machines Dav5 Series", "99.9", "2019-02-01T00:00:00Z"),
+            _meter(sold.name, region, plain, _PRODUCT, sold.usd_per_hour, "2024-02-01T00:00:00Z"),
+            _meter(sold.name, region, plain, _PRODUCT, "99.9", "2019-02-01T00:00:00Z"),
             _meter(sold.name, region, plain, "Virtual Machines Dav5 Series Windows", "88.8", "2025-06-01T00:00:00Z"),
             _meter(
                 sold.name,
                 region,
                 f"{plain} Low Priority",
-                "Virtual Machines Dav5 Series",
+                _PRODUCT,
                 "0.0001",
                 "2025-06-01T00:00:00Z",
             ),
             _meter(sold.name, region, plain, "Dav5 Series Cloud Services", "77.7", "2025-02-01T00:00:00Z"),
+            # So written since 2026, with the price of Windows ("Easv5 Series CloudServices" of Standard_E4as_v5).
+            _meter(sold.name, region, plain, "Dav5 Series CloudServices", "66.6", "2026-01-01T00:00:00Z"),
+            # The list has the intervals before and after the one in force.
+            _meter(sold.name, region, plain, _PRODUCT, "55.5", "2025-03-01T00:00:00Z", "2025-03-31T23:59:59Z"),
+            _meter(sold.name, region, plain, _PRODUCT, "44.4", "2999-01-01T00:00:00Z"),
         ]
         if sold.spot_usd_per_hour:
             found.append(
@@ -186,16 +192,17 @@ def meters(region: str) -> list[dict[str, Any]]:
                     sold.name,
                     region,
                     f"{plain} Spot",
-                    "Virtual Machines Dav5 Series",
+                    _PRODUCT,
                     sold.spot_usd_per_hour,
-                    "2026-11-01",
+                    "2024-11-01T00:00:00Z",
                 )
             )
     return found
 
 
-def _meter(size: str, region: str, sku: str, product: str, price: str, since: str) -> dict[str, Any]:
+def _meter(size: str, region: str, sku: str, product: str, price: str, since: str, until: str = "") -> dict[str, Any]:
     return {
+        **({"effectiveEndDate": until} if until else {}),
         "currencyCode": "USD",
         "tierMinimumUnits": 0.0,
         "retailPrice": float(price),

@@ -91,7 +91,8 @@ class Catalog:
         """What is sold there; region by region, because all sizes of all regions at once fill gigabytes."""
         try:
             sizes = [size for size in self.skus.region(region).values() if size.offered]
-            listed = prices.read(self.clients, region) if sizes else prices.digest(())
+            now_unix_s = self.now()
+            listed = prices.read(self.clients, region, now_unix_s) if sizes else prices.digest((), now_unix_s)
         except Exception as exc:
             return exc
         return [

@@ -76,9 +76,11 @@ class Clients:
 
     @cached_property
     def prices(self) -> PipelineClient[Any, Any]:
-        """Public and only read, so it may try again by itself."""
+        """Public and only read, so it may try again by itself: for half a minute, which throttling can take there
+        (https://github.com/ahmadabdalla/azure-cost-calculator/issues/555), and less where it cannot be reached."""
         options = self._options() | {"base_url": self.connection.prices_endpoint}
-        return PipelineClient(**options, policies=[RetryPolicy(retry_total=4, retry_backoff_factor=0.5)])
+        again = RetryPolicy(retry_total=6, retry_connect=3, retry_read=3, retry_backoff_factor=0.5)
+        return PipelineClient(**options, policies=[again])
 
     @property
     def subscription_id(self) -> str:

@@ -152,7 +152,7 @@ class AzureCloud:
         """Identity, permissions, quotas, images, prices. Creates nothing."""
         from tasks.clouds.azure.doctor import examine
 
-        return examine(self._clients, self._regions)
+        return examine(self._clients, self._regions, self._now())
 
     # -- pieces --
 

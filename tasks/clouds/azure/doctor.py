@@ -35,9 +35,15 @@ NEEDED = (
 
 _PROVIDERS = ("Microsoft.Compute", "Microsoft.Network", "Microsoft.DevTestLab")
 _SAMPLE_REGION = "westeurope"
+_QUOTAS = {
+    "cores": "cores",
+    "lowPriorityCores": "spot cores",
+    "PublicIPAddresses": "public addresses",
+    "IPv4StandardSkuPublicIpAddresses": "public addresses",  # ours are of this kind
+}
 
 
-def examine(clients: Clients, regions: Sequence[str]) -> list[Check]:
+def examine(clients: Clients, regions: Sequence[str], now_unix_s: float) -> list[Check]:
     """Every check, also after one has failed, except that without a token nothing else is asked."""
     identity = _check("identity", lambda: _identity(clients), "See docs/vendors/azure.md for the credentials.")
     if not identity.ok:
@@ -48,7 +54,7 @@ def examine(clients: Clients, regions: Sequence[str]) -> list[Check]:
         _check("subscription", lambda: _subscription(clients), "Check TOKENSWEEP_AZURE_SUBSCRIPTION_ID."),
         _permissions(clients),
         _providers(clients),
-        _check("prices", lambda: _prices(clients, places[0]), "Allow HTTPS to prices.azure.com."),
+        _check("prices", lambda: _prices(clients, places[0], now_unix_s), "Allow HTTPS to prices.azure.com."),
     ]
     for region in places:
         checks.append(_quota(clients, region))
@@ -129,8 +135,8 @@ def _providers(clients: Clients) -> Check:
     return Check(name=name, ok=True, detail=", ".join(_PROVIDERS))
 
 
-def _prices(clients: Clients, region: str) -> str:
-    return f"{len(prices.read(clients, region).on_demand)} sizes have a price in {region}"
+def _prices(clients: Clients, region: str, now_unix_s: float) -> str:
+    return f"{len(prices.read(clients, region, now_unix_s).on_demand)} sizes have a price in {region}"
 
 
 def _quota(clients: Clients, region: str) -> Check:
@@ -140,8 +146,10 @@ def _quota(clients: Clients, region: str) -> Check:
         addresses = {u.name.value: (u.current_value, u.limit) for u in clients.network.usages.list(region)}
     except Exception as exc:
         return Check(name=name, ok=None, detail=classify(exc).message)
-    words = {"cores": "cores", "lowPriorityCores": "spot cores", "PublicIPAddresses": "public addresses"}
-    left = {words[key]: limit - used for key, (used, limit) in (cores | addresses).items() if key in words}
+    left: dict[str, int] = {}
+    for key, (used, limit) in (cores | addresses).items():
+        if key in _QUOTAS:
+            left[_QUOTAS[key]] = min(left.get(_QUOTAS[key], limit - used), limit - used)
     detail = ", ".join(f"{n} {what} left" for what, n in left.items())
     if left.get("cores", 0) < 1 or left.get("public addresses", 1) < 1:
         return Check(name=name, ok=False, detail=detail, next_step="Ask for more: https://portal.azure.com, Quotas.")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any
 from urllib.parse import urlencode, urlsplit, urlunsplit
@@ -16,6 +17,7 @@ from tasks.clouds.azure.clients import Clients
 SOURCE = "https://prices.azure.com/api/retail/prices"
 CURRENCY = "USD"
 _MAX_PAGES = 500
+_TIMESTAMPS = "%Y-%m-%dT%H:%M:%SZ"  # of the list, which sort as text
 
 
 @dataclass(frozen=True)
@@ -26,25 +28,32 @@ class Prices:
     spot: Mapping[str, Decimal]
 
 
-def read(clients: Clients, region: str) -> Prices:
+def read(clients: Clients, region: str, now_unix_s: float) -> Prices:
     """Raises what the SDK raises; a page that is missing fails the whole."""
-    return digest(_items(clients, region))
+    return digest(_items(clients, region), now_unix_s)
 
 
-def digest(items: Iterable[Mapping[str, Any]]) -> Prices:
-    """The Linux prices among the meters: of several of one size, the one that came into force last."""
+def digest(items: Iterable[Mapping[str, Any]], now_unix_s: float) -> Prices:
+    """The Linux prices in force among the meters: of several of one size, the one that came into force last.
+
+    The list has prices of last month and of next month beside those of today.
+    """
+    now = datetime.fromtimestamp(now_unix_s, UTC).strftime(_TIMESTAMPS)
     best: dict[tuple[str, bool], tuple[str, Decimal]] = {}
     for item in items:
         size, meter, product = (str(item.get(key) or "") for key in ("armSkuName", "skuName", "productName"))
         if not size or item.get("unitOfMeasure") != "1 Hour" or item.get("type") != "Consumption":
             continue
-        # "Low Priority" is of scale sets that are no longer sold, "Cloud Services" of another product.
-        if "Windows" in product or "Cloud Services" in product or "Low Priority" in meter or "Expired" in meter:
+        # "Low Priority" is of scale sets that are no longer sold. Cloud Services are another product, of the same sizes
+        # at the prices of Windows; written "CloudServices", too, since 2026.
+        other = "Windows" in product or "CloudServices" in product.replace(" ", "")
+        if other or "Low Priority" in meter or "Expired" in meter:
             continue
+        since, until = (str(item.get(key) or "") for key in ("effectiveStartDate", "effectiveEndDate"))
         price = _decimal(item.get("retailPrice"))
-        if price is None:
+        if price is None or since > now or (until and until <= now):
             continue
-        key, since = (size.lower(), meter.endswith("Spot")), str(item.get("effectiveStartDate") or "")
+        key = size.lower(), meter.endswith("Spot")
         if key not in best or since > best[key][0]:
             best[key] = (since, price)
     return Prices(
