@@ -126,10 +126,14 @@ def test_a_server_that_is_being_deleted_is_not_taken_for_a_new_one(world: AzureW
         ("ZonalAllocationFailed", ErrorKind.CAPACITY, Scope.ZONE),
         ("OverconstrainedZonalAllocationRequest", ErrorKind.CAPACITY, Scope.ZONE),
         ("AllocationFailed", ErrorKind.CAPACITY, Scope.REGION),
-        ("SkuNotAvailable", ErrorKind.CAPACITY, Scope.REGION),
+        ("SkuNotAvailable", ErrorKind.CAPACITY, Scope.ZONE),
+        ("SkuNotAvailableInRegion", ErrorKind.CAPACITY, Scope.REGION),
         ("QuotaTotal", ErrorKind.QUOTA, Scope.REGION),
         ("QuotaFamily", ErrorKind.QUOTA, Scope.REGION),
         ("PublicIPCountLimitReached", ErrorKind.QUOTA, Scope.REGION),
+        ("IPv4StandardSkuPublicIpCountLimitReached", ErrorKind.QUOTA, Scope.REGION),
+        ("PolicyOfLocations", ErrorKind.UNSUPPORTED, Scope.REGION),
+        ("PolicyOfTags", ErrorKind.UNSUPPORTED, Scope.VENDOR),
     ],
 )
 def test_after_a_refusal_nothing_is_left(world: AzureWorld, code: str, kind: ErrorKind, scope: Scope) -> None:

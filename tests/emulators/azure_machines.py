@@ -79,8 +79,9 @@ class Shop:
             raise Refused(
                 409,
                 "SkuNotAvailable",
-                f"The requested VM size for resource '{size}' is currently not available in location '{region}' zones "
-                f"'{','.join(zones)}' for subscription. Please try another size or deploy to a different location.",
+                f"The requested size for resource '{size}' is currently not available in location '{region}' zones "
+                f"'{','.join(zones)}' for subscription. Please try another size or deploy to a different location or "
+                "zones. See https://aka.ms/azureskunotavailable for details.",
             )
         if len(zones) > 1 or any(not zone.isdecimal() or int(zone) > REGIONS[region] for zone in zones):
             raise Refused(

@@ -29,7 +29,36 @@ REFUSALS: dict[str, tuple[int, str]] = {
     "ZonalAllocationFailed": (409, "Allocation failed. We do not have sufficient capacity in this zone."),
     "OverconstrainedZonalAllocationRequest": (409, "Allocation failed. VM(s) with these constraints cannot be had."),
     "AllocationFailed": (409, "Allocation failed. We do not have sufficient capacity in this region."),
-    "SkuNotAvailable": (409, "The requested size for resource is currently not available in this location."),
+    # In Azure's words: https://github.com/Azure-Samples/azuresandbox/issues/70
+    "SkuNotAvailable": (
+        409,
+        "The requested VM size for resource 'Following SKUs have failed for Capacity Restrictions: Standard_D4as_v5' "
+        "is currently not available in location 'westeurope'. Please try another size or deploy to a different "
+        "location or different zone. See https://aka.ms/azureskunotavailable for details.",
+    ),
+    # https://github.com/azuredevcollege/trainingdays/pull/84
+    "SkuNotAvailableInRegion": (
+        409,
+        "The requested size for resource is currently not available in location 'West Europe' zones '' for "
+        "subscription. Please try another size or deploy to a different location or zones. See "
+        "https://aka.ms/azureskunotavailable for details.",
+    ),
+    "PolicyOfLocations": (
+        403,
+        'Resource \'group\' was disallowed by policy. Policy identifiers: \'[{"policyAssignment":{"name":"Allowed '
+        'locations","id":"/subscriptions/x/providers/Microsoft.Authorization/policyAssignments/y"}}]\'.',
+    ),
+    "PolicyOfTags": (
+        403,
+        'Resource \'group\' was disallowed by policy. Policy identifiers: \'[{"policyAssignment":{"name":"Require a '
+        'Department tag on resources","id":"/subscriptions/x/resourceGroups/landingzones"}}]\'.',
+    ),
+    # The code of the Basic kind, which is retired, is IPv4BasicSkuPublicIpCountLimitReached; the quota of this one is
+    # IPv4StandardSkuPublicIpAddresses.
+    "IPv4StandardSkuPublicIpCountLimitReached": (
+        400,
+        "Cannot create more than 20 IPv4 Standard SKU public IP addresses for this subscription in this region.",
+    ),
     "QuotaTotal": (
         409,
         "Operation could not be completed as it results in exceeding approved Total Regional Cores quota.",
@@ -52,7 +81,13 @@ REFUSALS: dict[str, tuple[int, str]] = {
     "InternalServerError": (500, "The server encountered an internal error."),
     "SomethingNew": (409, "A code that nobody has seen yet."),
 }
-FAULT_CODES = {"QuotaTotal": "OperationNotAllowed", "QuotaFamily": "OperationNotAllowed"}
+FAULT_CODES = {
+    "QuotaTotal": "OperationNotAllowed",
+    "QuotaFamily": "OperationNotAllowed",
+    "SkuNotAvailableInRegion": "SkuNotAvailable",
+    "PolicyOfLocations": "RequestDisallowedByPolicy",
+    "PolicyOfTags": "RequestDisallowedByPolicy",
+}
 
 
 @dataclass
@@ -104,7 +139,7 @@ def metadata(call: Call, shop: Shop, permissions: list[Any], operations: dict[st
 def _usages(call: Call, shop: Shop) -> list[dict[str, Any]]:
     region = call.path.split("/locations/")[1].split("/")[0]
     if "Microsoft.Network" in call.path:
-        return [_usage("PublicIPAddresses", 0, shop.ips)]
+        return [_usage("PublicIPAddresses", 0, 1000), _usage("IPv4StandardSkuPublicIpAddresses", 0, shop.ips)]
     limit = shop.quotas.get
     return [
         _usage("cores", 0, limit((region, "total"), 100)),

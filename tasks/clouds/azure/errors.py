@@ -26,8 +26,7 @@ _REFUSED: dict[ErrorKind, dict[Scope, str]] = {
         _REGION: "AllocationFailed OverconstrainedAllocationRequest SkuNotAvailable SpotNotAvailable",
     },
     ErrorKind.QUOTA: {
-        _REGION: "QuotaExceeded PublicIPCountLimitReached NetworkInterfaceCountLimitReached "
-        "NetworkSecurityGroupCountLimitReached VnetCountLimitReached StandardSkuPublicIPCountLimitReached",
+        _REGION: "QuotaExceeded",  # and what `_QUOTA_CODE` fits
         _VENDOR: "ResourceQuotaExceeded ResourceGroupQuotaExceeded SubscriptionQuotaExceeded",
     },
     ErrorKind.RATE_LIMITED: {
@@ -73,8 +72,12 @@ _MEANINGS: dict[str, tuple[ErrorKind, Scope, bool]] = {
 _MEANINGS["resourcegroupbeingdeleted"] = (ErrorKind.DELETE_BLOCKED, _ZONE, True)
 
 _GONE = frozenset({"resourcegroupnotfound", "resourcenotfound", "notfound", "parentresourcenotfound"})
+_QUOTA_CODE = re.compile(r"(?:Quota|Limit)(?:Reached|Exceeded)$", re.IGNORECASE)
+"""Each kind of resource has a code of its own: IPv4StandardSkuPublicIpCountLimitReached, for example."""
 _QUOTA_TEXT = re.compile(r"quota|exceeding approved|\blimit", re.IGNORECASE)
 _PLACE_TEXT = re.compile(r"region|location|zone", re.IGNORECASE)
+_POLICY_OF_PLACES = re.compile(r"\b(?:region|location)s?\b", re.IGNORECASE)
+_ZONE_TEXT = re.compile(r"zones '\d|different zone", re.IGNORECASE)
 
 
 class AzureCloudError(Exception):
@@ -109,6 +112,9 @@ def classify(exc: BaseException) -> Classified:
         code, text = (exact or known)[-1]
         kind, scope, may_exist = _refined(code, text, *_MEANINGS[code.lower()])
         return _classified(kind, scope, may_exist, code, text)
+    limits = [(code, text) for code, text in codes if _QUOTA_CODE.search(code)]
+    if limits:
+        return _classified(ErrorKind.QUOTA, _REGION, False, *limits[-1])
     if isinstance(exc, ClientAuthenticationError) or (status in (401, 403) and codes):
         code = codes[0][0] if codes else http_code(exc)
         return _classified(ErrorKind.AUTH, _VENDOR, False, code, _text(exc))
@@ -131,6 +137,12 @@ def _refined(code: str, text: str, kind: ErrorKind, scope: Scope, may_exist: boo
     if code.lower() == "operationnotallowed" and _QUOTA_TEXT.search(text):
         # "... exceeding approved standardNCFamily Cores quota", "... Total Regional Cores quota", "LowPriorityCores".
         return ErrorKind.QUOTA, _REGION, False
+    if code.lower() == "skunotavailable" and _ZONE_TEXT.search(text):
+        # "... currently not available in location 'eastus' zones '2' ...", "deploy to a different location or different
+        # zone": met at https://github.com/mspnp/aks-baseline/issues/372 and .../Azure-Samples/azuresandbox/issues/70.
+        return kind, _ZONE, False
+    if code.lower() == "requestdisallowedbypolicy" and _POLICY_OF_PLACES.search(text):
+        return kind, _REGION, False  # the message has the policy's name, "Allowed locations" for example
     if code.lower() == "invalidparameter" and _PLACE_TEXT.search(text):
         return ErrorKind.UNSUPPORTED, _REGION, False  # "The requested VM size X is not available in the current region"
     return kind, scope, may_exist
@@ -147,7 +159,7 @@ def _text(exc: BaseException) -> str:
 def _short(text: str) -> str:
     """The first line without the portal links, which are longer than what they explain."""
     line = next((line.strip() for line in text.splitlines() if line.strip()), "")
-    line = re.sub(r"\s*(?:Submit a request for|Setup Alerts when) .*", "", line)
+    line = re.sub(r"\s*(?:Submit a request for |Setup Alerts when |See https://).*", "", line)
     return line if len(line) <= _MAX_MESSAGE else line[: _MAX_MESSAGE - 1] + "…"
 
 
