@@ -34,6 +34,9 @@ from tasks.wiring import Services
 
 NO_PRICE = "none: "  # how a vendor's module begins the source of a price that it could not find
 SYSTEM_DISK_BYTES = 12 * 10**9  # Ubuntu 24.04 with room for its logs, and the runtime
+GPU_SYSTEM_DISK_BYTES = SYSTEM_DISK_BYTES + 60 * 10**9
+"""Vendors' images with an NVIDIA driver have every CUDA beside it: about 50 GB of Amazon's are taken, of Microsoft's
+microsoft-dsvm:ubuntu-hpc:2404 (64 GiB: packer/source.pkr.hcl of https://github.com/Azure/azhpc-images) all but 7."""
 
 
 @dataclass(frozen=True)
@@ -233,11 +236,11 @@ def _planner(
     What is the same for all of thousands is worked out once."""
     ladder, today = preset.ladder(), datetime.now(UTC).date()
     n_repeats = policy_for(preset.policy, preset.policy_options).n_repeats
-    disk_bytes = boot_disk_bytes(models)
+    disks_bytes = {gpu: boot_disk_bytes(models, gpu=gpu) for gpu in (False, True)}
 
     def planned(kind: ServerType, traits: Traits, cannot: str, done: bool) -> PlannedServer:
         return plan_server(
-            _offer(kind, disk_bytes, rates, today, spot=preset.spot),
+            _offer(kind, disks_bytes[kind.gpus > 0], rates, today, spot=preset.spot),
             models,
             ladder,
             n_repeats=n_repeats,
@@ -276,11 +279,12 @@ def _offer(kind: ServerType, disk_bytes: int, rates: Mapping[str, Rate], today: 
     )
 
 
-def boot_disk_bytes(models: Sequence[ModelSpec]) -> int:
+def boot_disk_bytes(models: Sequence[ModelSpec], *, gpu: bool) -> int:
     """Where the disk is chosen at the create: the system, the two largest models (one runs while the next one comes),
     and a tenth to spare, in whole GB."""
     largest = sorted((m.planned_bytes for m in models), reverse=True)[:2]
-    return math.ceil((SYSTEM_DISK_BYTES + sum(largest) * 1.1) / 1e9) * 10**9
+    system_bytes = GPU_SYSTEM_DISK_BYTES if gpu else SYSTEM_DISK_BYTES
+    return math.ceil((system_bytes + sum(largest) * 1.1) / 1e9) * 10**9
 
 
 def run_plan(prepared: PreparedSweep, server: PlannedServer, server_run_id: str, urls: dict[str, str]) -> RunPlan:
