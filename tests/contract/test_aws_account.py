@@ -64,6 +64,8 @@ def test_the_catalogue_has_every_type_with_its_own_price_in_every_zone(world: Aw
     gpu = catalog["g4dn.xlarge"]
     assert (gpu.gpus, gpu.gpu_model, gpu.gpu_memory_bytes) == (1, "NVIDIA T4", 16 * 2**30)
     assert "us-east-1f" not in gpu.places
+    part = catalog["g6f.large"]  # an eighth of an L4, of which EC2 says Count 0 and LogicalGpuCount 1
+    assert (part.gpus, part.gpu_model, part.gpu_memory_bytes) == (1, "NVIDIA L4", 2861 * 2**20)
     assert catalog["c7g.large"].arch == "aarch64"
     assert not [place for server_type in catalog.values() for place in server_type.places if "lax" in place]
 
@@ -93,6 +95,14 @@ def test_no_region_at_all_is_an_error_and_not_an_empty_catalogue(world: AwsWorld
     with pytest.raises(ClientError) as caught:
         world.cloud.catalog()
     assert world.cloud.classify(caught.value).kind is ErrorKind.RATE_LIMITED
+
+
+def test_a_price_list_that_throttles_costs_the_catalogue_no_region(world: AwsWorld) -> None:
+    """GetProducts allows 10 calls at once and 5 a second, and the catalogue takes hundreds:
+    https://docs.aws.amazon.com/awsaccountbilling/latest/aboutv2/using-pelong.html."""
+    world.plant(Fault("GetProducts", how="code", code="ThrottlingException", times=4))
+    regions = {place[:-1] for server_type in world.cloud.catalog() for place in server_type.places}
+    assert regions == {"eu-west-1", "us-east-1"}
 
 
 def test_default_server_types_are_sold(world: AwsWorld) -> None:
@@ -132,7 +142,7 @@ def test_the_doctor_tells_a_refusal_from_an_answer_that_got_lost(world: AwsWorld
     assert {check.ok for check in checks} == {False}
     assert all("aws-controller.json" in check.next_step for check in checks)
     world.emulator.policy = None
-    world.plant(Fault("GetProducts", how="html_502"))
+    world.plant(Fault("GetProducts", how="truncated", after=True))
     (prices,) = [check for check in world.cloud.doctor() if check.name == "prices"]
     assert prices.ok is None
 

@@ -107,6 +107,14 @@ def test_what_never_works_is_said_to_be_unsupported(world: AwsWorld, changes: di
     assert ours(world) == []
 
 
+@pytest.mark.parametrize("server_type", ["g6f.large", "gr6f.4xlarge"])
+def test_a_part_of_a_gpu_that_no_image_has_a_driver_for_is_refused_unsent(world: AwsWorld, server_type: str) -> None:
+    found = refusal(world, make_spec(1, server_type=server_type, gpus=1))
+    assert (found.kind, found.scope, found.code) == (ErrorKind.UNSUPPORTED, Scope.SERVER_TYPE, "no_image")
+    assert "GRID" in found.message and not found.may_exist
+    assert world.calls() == []
+
+
 @pytest.mark.parametrize("place", ["us-east-1", "us-west-2-lax-1a", "nowhere", ""])
 def test_a_place_that_is_no_zone_is_refused_unsent(world: AwsWorld, place: str) -> None:
     found = refusal(world, make_spec(1, place=place))
@@ -127,6 +135,7 @@ def test_a_zone_without_a_default_subnet_says_how_to_make_one(world: AwsWorld) -
 @pytest.mark.parametrize(
     ("code", "kind"),
     [
+        ("AuthFailure.ServiceLinkedRoleCreationNotPermitted", ErrorKind.AUTH),
         ("RequestLimitExceeded", ErrorKind.RATE_LIMITED),
         ("UnauthorizedOperation", ErrorKind.AUTH),
         ("RequestExpired", ErrorKind.AUTH),
@@ -141,6 +150,14 @@ def test_refusals_are_sent_once_and_make_nothing(world: AwsWorld, code: str, kin
     assert (found.kind, found.code, found.may_exist) == (kind, code, False)
     assert len([call for call in world.calls() if call.startswith("RunInstances")]) == 1, "the SDK sent it again"
     assert ours(world) == []
+
+
+@pytest.mark.parametrize("code", ["OptInRequired", "PendingVerification"])
+def test_a_region_that_the_account_may_not_use_yet_leaves_the_others(world: AwsWorld, code: str) -> None:
+    """PendingVerification is: "Your request for accessing resources in this region is being validated"."""
+    world.plant(Fault("RunInstances", how="code", code=code))
+    found = refusal(world, make_spec(1))
+    assert (found.kind, found.scope, found.may_exist) == (ErrorKind.AUTH, Scope.REGION, False)
 
 
 @pytest.mark.parametrize("code", ["InternalError", "Unavailable", "SomethingNew", "502"])
@@ -166,7 +183,9 @@ def test_revoked_credentials_stop_everything_and_tell_no_secret(world: AwsWorld)
 # -- accepted, and then
 
 
-def test_a_launch_that_dies_after_it_was_accepted_shows_it(world: AwsWorld) -> None:
+def test_a_launch_that_dies_after_it_was_accepted_shows_it_and_says_why(
+    world: AwsWorld, caplog: pytest.LogCaptureFixture
+) -> None:
     world.emulator.die_after_accept = 1
     made = world.cloud.create(make_spec(1))
     assert made.state == "pending"
@@ -174,6 +193,14 @@ def test_a_launch_that_dies_after_it_was_accepted_shows_it(world: AwsWorld) -> N
     assert shown is not None
     assert shown.state == "terminated"
     assert ours(world) == []
+    world.cloud.get(made.ref())
+    assert caplog.text.count("Server.InsufficientInstanceCapacity") == 1, "told once"
+
+    other = world.cloud.create(make_spec(2))
+    world.cloud.get(other.ref())
+    world.cloud.delete(other.ref())
+    world.cloud.get(other.ref())
+    assert other.cloud_id not in caplog.text, "deleted by us"
 
 
 def test_a_spot_server_that_is_taken_back_ends_for_good(world: AwsWorld) -> None:

@@ -16,6 +16,7 @@ USD_PER_HOUR = {
     "c7i.xlarge": Decimal("0.1785"),
     "g4dn.xlarge": Decimal("0.526"),
     "g5g.xlarge": Decimal("0.42"),
+    "g6f.large": Decimal("0.2"),
     "mac1.metal": Decimal("1.083"),
 }
 # The last zone of each region has none of these.

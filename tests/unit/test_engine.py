@@ -52,6 +52,7 @@ def kind_of(gpus: int, gpu_model: str) -> ServerType:
         ("NVIDIA H100 80GB HBM3", "hopper"),
         ("nvidia-h200-141gb", "hopper"),
         ("NVIDIA RTX PRO 6000 Blackwell Server", "blackwell"),
+        ("NVIDIA RTX PRO Server 6000", "blackwell"),  # as EC2 calls that of g7e
         ("nvidia-b200", "blackwell"),
     ],
 )

@@ -131,7 +131,8 @@ def _server_type(name: str, offer: _Offer, read_unix_s: float) -> ServerType | N
         currency="USD",
         price_source=f"{_PRICE_SOURCE}, published {offer.published}" if offer.published else _PRICE_SOURCE,
         price_read_unix_s=read_unix_s,
-        gpus=int(gpu.get("Count") or 0),
+        # Parts of a GPU are no GPU by Count, and servers that have one must not pass for servers without.
+        gpus=int(gpu.get("Count") or gpu.get("LogicalGpuCount") or 0),
         gpu_model=" ".join(filter(None, (gpu.get("Manufacturer"), gpu.get("Name")))),
         gpu_memory_bytes=int(gpu.get("MemoryInfo", {}).get("SizeInMiB") or 0) * _MIB,
         cpu_model=offer.cpu_model or entry["ProcessorInfo"].get("Manufacturer", ""),

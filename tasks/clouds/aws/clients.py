@@ -14,6 +14,12 @@ T = TypeVar("T")
 # us-east-1a, but not the local zone us-west-2-lax-1a or the wavelength zone us-east-1-wl1-bos-wlz-1.
 _ZONE = re.compile(r"([a-z]{2}(?:-[a-z]+)+-\d+)[a-z]")
 
+# A stockout is a 5xx, which the SDK would repeat, and throttling must reach our backoff.
+_ONE_ATTEMPT = {"total_max_attempts": 1, "mode": "standard"}
+# The price list, which is only read, allows 10 calls at once and 5 a second
+# (https://docs.aws.amazon.com/awsaccountbilling/latest/aboutv2/using-pelong.html); all regions together take hundreds.
+_RETRIES = {"pricing": {"total_max_attempts": 8, "mode": "adaptive"}}
+
 
 def region_of(place: str) -> str:
     """The region of an availability zone; a region's own name stays as it is."""
@@ -59,11 +65,10 @@ class Clients:
         options = self.options
         with self._lock:
             if (service, region) not in self._made:
-                # One attempt: a stockout is a 5xx, which the SDK would repeat, and throttling must reach our backoff.
                 config = Config(
                     connect_timeout=options.connect_timeout_s,
                     read_timeout=options.read_timeout_s,
-                    retries={"total_max_attempts": 1, "mode": "standard"},
+                    retries=_RETRIES.get(service, _ONE_ATTEMPT),
                     max_pool_connections=options.n_threads,
                     user_agent_extra="tokensweep",
                 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -39,6 +40,9 @@ _DEFAULT_SERVER_TYPES = ("c7g.large", "c7a.large", "c7i.large")
 # Codes after which what was looked up before a launch must be looked up again.
 _STALE_NETWORK = ("InvalidGroup.NotFound", "InvalidSubnetID.NotFound", "InvalidParameterValue")
 _STALE_IMAGE = ("InvalidAMIID.NotFound", "InvalidAMIID.Unavailable")
+_ENDED_ON_PURPOSE = ("Client.UserInitiatedShutdown", "Client.InstanceInitiatedShutdown")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -58,6 +62,7 @@ class AwsCloud:
         self.network = Network(self.clients)
         self._catalog: tuple[ServerType, ...] = ()
         self._types: dict[str, ServerType] = {}
+        self._failures_told: set[str] = set()
         self._lock = Lock()
 
     def catalog(self) -> Sequence[ServerType]:
@@ -130,7 +135,19 @@ class AwsCloud:
                 return None
             raise
         instances = [instance for r in answer["Reservations"] for instance in r["Instances"]]
-        return server_of(instances[0], region) if instances else None
+        if not instances:
+            return None
+        self._tell_why_it_ended(instances[0])
+        return server_of(instances[0], region)
+
+    def _tell_why_it_ended(self, instance: Any) -> None:
+        """A launch that was accepted may end at once: for want of capacity, a volume limit, a key that may not be used.
+        https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/troubleshooting-launch.html"""
+        reason, instance_id = instance.get("StateReason") or {}, instance["InstanceId"]
+        ended = instance["State"]["Name"] in ("shutting-down", "terminated", "stopped")
+        if ended and reason.get("Code") not in (None, *_ENDED_ON_PURPOSE) and instance_id not in self._failures_told:
+            self._failures_told.add(instance_id)
+            logger.warning("aws: %s has ended: %s", instance_id, reason.get("Message") or reason["Code"])
 
     def _find(self, region: str, filters: list[dict[str, Any]]) -> Resource | None:
         """One that lives before one that has ended, the oldest of each."""

@@ -64,7 +64,8 @@ _CODES: dict[tuple[ErrorKind, Scope], tuple[str, ...]] = {
         "AuthFailure",
         "AccessDenied",
         "AccessDeniedException",
-        "PendingVerification",
+        # Of the first spot launch of an account, by somebody who may not make the role that it needs.
+        "AuthFailure.ServiceLinkedRoleCreationNotPermitted",
         "Blocked",
         "ExpiredToken",
         "ExpiredTokenException",
@@ -77,7 +78,9 @@ _CODES: dict[tuple[ErrorKind, Scope], tuple[str, ...]] = {
         "MissingAuthenticationToken",
         "NotSignedUp",
     ),
-    (ErrorKind.AUTH, Scope.REGION): ("OptInRequired", "SubscriptionRequiredException"),
+    # "PendingVerification": "Your request for accessing resources in this region is being validated", for minutes or
+    # hours; other regions have been validated. Met at https://github.com/skyplane-project/skyplane/issues/799.
+    (ErrorKind.AUTH, Scope.REGION): ("OptInRequired", "SubscriptionRequiredException", "PendingVerification"),
     # "Unsupported": this zone does not offer the instance type; the next one may.
     (ErrorKind.UNSUPPORTED, Scope.ZONE): ("Unsupported", "InvalidAvailabilityZone", "InvalidSubnetID.NotFound"),
     (ErrorKind.UNSUPPORTED, Scope.REGION): (
@@ -88,6 +91,7 @@ _CODES: dict[tuple[ErrorKind, Scope], tuple[str, ...]] = {
         "InvalidAMIID.Malformed",
         "InvalidBlockDeviceMapping",
         "VPCIdNotSpecified",
+        "InvalidVpcID.NotFound",
         "MissingInput",
         "InvalidInput",
         "DefaultVpcDoesNotExist",

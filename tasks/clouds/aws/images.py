@@ -8,7 +8,7 @@ from threading import Lock
 from typing import Any
 
 from tasks.clouds.aws.clients import Clients
-from tasks.domain.errors import UnsupportedError
+from tasks.domain.errors import ConfigError, UnsupportedError
 
 GIB = 2**30
 ARCHITECTURES = {"x86_64": "x86_64", "aarch64": "arm64"}  # ours: EC2's
@@ -32,6 +32,9 @@ _FAST_MIB_PER_S = 500
 
 # GPUs of AMD; no image of theirs has a driver.
 _WITHOUT_NVIDIA = ("g4ad.",)
+# A part of a GPU, for which NVIDIA's GRID driver is needed:
+# https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/nvidia-GRID-driver.html
+_NEEDS_GRID_DRIVER = ("g6f.", "gr6f.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,4 +111,11 @@ class Images:
 
 
 def wants_nvidia(server_type: str, gpus: int) -> bool:
+    """Raises ConfigError for a GPU that no image has a driver for: its server would only cost money."""
+    if server_type.startswith(_NEEDS_GRID_DRIVER):
+        raise ConfigError(
+            f"aws: {server_type} cannot be used: its partitioned GPU needs NVIDIA's GRID driver, which no image has.",
+            reason="no_image",
+            next_step="Leave the server type out; g6 and gr6 have whole GPUs.",
+        )
     return gpus > 0 and not server_type.startswith(_WITHOUT_NVIDIA)

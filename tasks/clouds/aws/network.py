@@ -46,7 +46,8 @@ class Network:
             raise UnsupportedError(
                 f"aws: {zone} has no default subnet.",
                 reason="no_default_subnet",
-                next_step=f"Make one: aws ec2 create-default-subnet --availability-zone {zone}",
+                next_step=f"Make one: aws ec2 create-default-subnet --availability-zone {zone}; where the region has "
+                f"no default VPC, make that: aws ec2 create-default-vpc --region {region_of(zone)}",
             )
         found = (answer["Subnets"][0]["SubnetId"], answer["Subnets"][0]["VpcId"])
         with self._lock:
