@@ -215,6 +215,7 @@ def reap(settings: Settings, dry_run: bool, force: bool, as_json: bool) -> int:
             {
                 "gone": [r.name for r in report.gone],
                 "waiting": [r.name for r in report.waiting],
+                "of_another_account": [{"name": r.name, "account": r.account} for r in report.elsewhere],
                 "braked": [asdict(d) for d in report.braked],
                 "errors": report.errors,
                 "listed": [asdict(x) for x in report.listed],

@@ -177,12 +177,15 @@ def reap_report(report: Any, recovered: Sequence[Any]) -> None:
     for listed in report.listed:
         state = "complete" if listed.complete else f"INCOMPLETE: {'; '.join(listed.problems)}"
         out.print(
-            f"listed {listed.vendor} ({', '.join(listed.places)}): {listed.n_resources} resources of ours, {state}"
+            f"listed {listed.whose} in {', '.join(listed.places)}: {listed.n_resources} resources of ours, {state}"
         )
     for row in report.gone:
         out.print(Text.assemble(("gone", "green"), f" {row.vendor} {row.name}"))
     for row in report.waiting:
         state = f" {row.vendor} {row.name}: {row.last_error or row.state.value}"
+        out.print(Text.assemble(("not proven gone yet", "yellow"), state))
+    for row in report.elsewhere:
+        state = f" {row.vendor} {row.name}: it is in the account {row.account}, which these credentials do not see"
         out.print(Text.assemble(("not proven gone yet", "yellow"), state))
     for decision in report.braked:
         why = f" {decision.subject}: {decision.reason}; `tokensweep reap --force` goes on"
@@ -192,7 +195,7 @@ def reap_report(report: Any, recovered: Sequence[Any]) -> None:
     for r in recovered:
         how = "its measured cells are in the lake" if r.landed else r.problem
         out.print(f"recovered {r.run.server_run_id}: {how}")
-    if not (report.gone or report.waiting or report.braked or report.errors or recovered):
+    if not (report.gone or report.waiting or report.elsewhere or report.braked or report.errors or recovered):
         out.print("Nothing to do.")
 
 
@@ -226,7 +229,7 @@ def leaks(report: Any) -> None:
     for listed in report.listed:
         places = ", ".join(listed.places)
         shown = f"{listed.n_resources} of ours in {places}"
-        out.print(f"listed: {listed.vendor} at {listed.when}, {shown}: {listed.state}", highlight=False)
+        out.print(f"listed: {listed.whose} at {listed.when}, {shown}: {listed.state}", highlight=False)
     if not report.clean:
         hint("tokensweep reap")
 

@@ -144,5 +144,5 @@ async def publish_leaks(report: LeakReport) -> None:
     lines += ["", "Listed for this:", "", "| vendor | places | when | resources of ours | |", "|---|---|---|---|---|"]
     for listed in report.listed:
         places = ", ".join(listed.places)
-        lines.append(f"| {listed.vendor} | {places} | {listed.when} | {listed.n_resources} | {listed.state} |")
+        lines.append(f"| {listed.whose} | {places} | {listed.when} | {listed.n_resources} | {listed.state} |")
     await acreate_markdown_artifact("\n".join(lines), key="leaks", description="What is left behind, and the proof")

@@ -44,6 +44,11 @@ class Listed:
     complete: bool
     n_resources: int
     problems: tuple[str, ...]
+    account: str = ""
+
+    @property
+    def whose(self) -> str:
+        return f"{self.vendor} (account {self.account})" if self.account else self.vendor
 
     @property
     def when(self) -> str:
@@ -85,6 +90,7 @@ class Survey:
             complete=listing.complete,
             n_resources=len(listing.resources),
             problems=listing.problems,
+            account=listing.account,
         )
 
     @property
@@ -101,6 +107,7 @@ class Survey:
             listing_complete=self.listing.complete,
             listed_unix_s=self.listing.read_unix_s,
             lag_s=self.cloud.traits.visibility_lag_s,
+            account=self.listing.account,
             controller=liveness(row.controller),
             run_ended=row.server_run_id in self.ended_runs,
             rules=self.rules,

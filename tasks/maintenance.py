@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tasks.clouds.accounts import account_of
 from tasks.domain.errors import TokensweepError
 from tasks.domain.reaping import DEFAULT_RULES
 from tasks.domain.run_plan import RunPlan
@@ -179,7 +180,8 @@ def pass_of_the_reaper(
 
 def heartbeat_is_fresh(services: Services, vendor: str) -> bool:
     now_unix_s = services.clock(vendor).now()
-    beat_unix_s = services.ledger.last_beat(vendor, now_unix_s + DEFAULT_RULES.skew_s)
+    until_unix_s = now_unix_s + DEFAULT_RULES.skew_s
+    beat_unix_s = services.ledger.last_beat(vendor, until_unix_s, account=account_of(services.cloud(vendor)))
     return beat_unix_s is not None and now_unix_s - beat_unix_s < HEARTBEAT_FRESH_S
 
 

@@ -33,6 +33,7 @@ from tasks.domain.reaping import (
     DELETE,
     GONE,
     LOST_CREATE,
+    OF_ANOTHER_ACCOUNT,
     SERVER,
     TERMINATED,
     UNPROVEN_KILLS,
@@ -53,7 +54,8 @@ _WHEN_EXPIRED_ONLY = ("past_deadline", "marked_for_deletion")
 @dataclass(kw_only=True)
 class ReapReport:
     """What a reaper did. waiting: rows marked for deletion and not yet proven gone. watched: creates that were never
-    answered, absent, and looked for until their deadline. braked: kills refused, which a person must look at."""
+    answered, absent, and looked for until their deadline. elsewhere: rows that nobody may use, of an account that these
+    credentials do not see. braked: kills refused, which a person must look at."""
 
     dry_run: bool
     listed: tuple[Listed, ...] = ()
@@ -62,13 +64,14 @@ class ReapReport:
     gone: list[LedgerRow] = field(default_factory=list)
     waiting: list[LedgerRow] = field(default_factory=list)
     watched: list[LedgerRow] = field(default_factory=list)
+    elsewhere: list[LedgerRow] = field(default_factory=list)
     stuck: list[LedgerRow] = field(default_factory=list)
     braked: list[Decision] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
 
     def alerts(self) -> list[str]:
         """What a person must look at, in sentences: deletions that do not end, kills that the brake holds, vendors
-        that could not be listed whole, and a ledger or a clock that is wrong."""
+        that could not be listed whole, servers of another account, and a ledger or a clock that is wrong."""
         stuck = [
             f"STUCK: {row.vendor} {row.name} in {row.place} ({row.cloud_id or 'no id'}, {row.usd_per_hour:f} USD/h)"
             f" is not gone after {row.delete_attempts} deletes. The vendor says: {row.last_error or 'nothing'}. "
@@ -86,13 +89,18 @@ class ReapReport:
             for listed in self.listed
             if not listed.complete
         ]
-        return [*stuck, *braked, *partial, *self.errors]
+        elsewhere = [
+            f"OF ANOTHER ACCOUNT: {row.vendor} {row.name} in {row.place} belongs to the account {row.account}, which "
+            "these credentials do not see. Run `tokensweep reap` with credentials of that account."
+            for row in self.elsewhere
+        ]
+        return [*stuck, *braked, *partial, *elsewhere, *self.errors]
 
     @property
     def finished(self) -> bool:
         """Whether everything that had to go is proven gone."""
         complete = all(listed.complete for listed in self.listed)
-        return complete and not (self.waiting or self.braked or self.errors)
+        return complete and not (self.waiting or self.elsewhere or self.braked or self.errors)
 
 
 def reap(
@@ -123,8 +131,8 @@ def reap(
     give_up_unix_s = {vendor: clock.now() + prove_s / clock.real_s(1.0) for vendor, clock in clocks.items()}
     wait_s = 1.0
     while True:
-        report.listed, report.waiting, report.watched, report.stuck = (), [], [], []
-        report.braked, report.errors = [], []
+        report.listed, report.waiting, report.watched, report.elsewhere = (), [], [], []
+        report.stuck, report.braked, report.errors = [], [], []
         for cloud in clouds:
             clock = clocks[cloud.vendor]
             timed = ledger.timed_by(clock.now)
@@ -137,7 +145,8 @@ def reap(
                 )
             report.listed += (one_pass.survey.listed(),)
             if one_pass.survey.listing.complete and sweep_id is None and not dry_run:
-                one_pass.try_write(timed.beat, reaper_id or ledger.controller, (cloud.vendor,))
+                account = one_pass.survey.listing.account
+                one_pass.try_write(timed.beat, reaper_id or ledger.controller, (cloud.vendor,), account=account)
         waited_for = _with_time_left(report, clocks, give_up_unix_s)
         if dry_run or waited_for is None:
             return report
@@ -255,6 +264,7 @@ class _Pass:
             reserved_usd=Decimal(0),
             billing_minimum_s=traits.billing_minimum_s,
             billing_increment_s=traits.billing_increment_s,
+            account=self.survey.listing.account,
         )
 
     def adopt(self, row: LedgerRow, resource: Resource) -> LedgerRow:
@@ -268,6 +278,8 @@ class _Pass:
                 return
             decision = self.survey.missing(row)
             self.decide([decision])
+            if decision.reason == OF_ANOTHER_ACCOUNT:
+                self.report.elsewhere.append(row)
             if decision.action not in (DELETE, GONE) or self.report.dry_run:
                 return
             if self.expired_only and decision.reason not in _WHEN_EXPIRED_ONLY:
@@ -287,6 +299,8 @@ class _Pass:
             self.report.gone.append(row)
         elif decision.reason == LOST_CREATE:
             self.report.watched.append(row)
+        elif decision.reason == OF_ANOTHER_ACCOUNT:
+            self.report.elsewhere.append(row)
         else:
             self.report.waiting.append(row)
         if row.stuck:

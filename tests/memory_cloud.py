@@ -137,6 +137,7 @@ class MemoryCloud:
     stuck: set[str] = field(default_factory=set)
     surviving: set[str] = field(default_factory=set)
     double: bool = False
+    account_id: str = ""
     dies_after_s: float | None = None
     calls: Counter[str] = field(default_factory=Counter)
     history: list[str] = field(default_factory=list)
@@ -183,6 +184,9 @@ class MemoryCloud:
         )
         self.things[made.id] = made
         return made
+
+    def account(self) -> str:
+        return self.account_id
 
     def catalog(self) -> Sequence[ServerType]:
         return [self.server_type(name) for name in self.default_server_types()]

@@ -214,7 +214,10 @@ class Resource:
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """All that is ours. An incomplete listing proves nothing about what it lacks."""
+    """All that is ours. An incomplete listing proves nothing about what it lacks, and none about other accounts.
+
+    account: as `KnowsAccount` tells it, put in by the shared code.
+    """
 
     vendor: str
     resources: tuple[Resource, ...]
@@ -222,6 +225,7 @@ class Listing:
     read_unix_s: float
     places: tuple[str, ...]
     problems: tuple[str, ...] = ()
+    account: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,4 +299,14 @@ class KnowsCredentialsEnd(Protocol):
 
     def credentials_end_unix_s(self) -> float | None:
         """When they end (unix seconds by the vendor's clock); None when they are renewed or do not end."""
+        ...
+
+
+@runtime_checkable
+class KnowsAccount(Protocol):
+    """A vendor module that can tell whose servers its credentials make and see. Optional: without it one ledger is
+    taken to have one account of the vendor."""
+
+    def account(self) -> str:
+        """The account, project or subscription: what is listed as a whole. No secret. Raises what the SDK raises."""
         ...

@@ -13,6 +13,7 @@ from decimal import Decimal
 from functools import partial
 from typing import Any, Protocol
 
+from tasks.clouds.accounts import account_of, why_unseen
 from tasks.clouds.base import INTENT_TAG, NO_CODE, Classified, Cloud, ErrorKind, Listing, Ref, Resource, Scope
 from tasks.clouds.tags import seen
 from tasks.domain.actions import Decision
@@ -29,6 +30,7 @@ from tasks.domain.reaping import (
     Rules,
     judge_missing,
     matches,
+    out_of_sight,
 )
 from tasks.domain.stockouts import Stockout
 
@@ -67,7 +69,7 @@ class LedgerPort(Protocol):
     def gone(self, row: LedgerRow, proof: Mapping[str, Any]) -> LedgerRow: ...
     def row(self, intent_id: str) -> LedgerRow | None: ...
     def rows_of_run(self, server_run_id: str) -> tuple[LedgerRow, ...]: ...
-    def last_beat(self, vendor: str, until_unix_s: float = ...) -> float | None: ...
+    def last_beat(self, vendor: str, until_unix_s: float = ..., *, account: str | None = ...) -> float | None: ...
     def out_of_stock(self, vendor: str, server_type: str, places: Iterable[str], *, spot: bool, code: str) -> None: ...
     def stockouts(self, vendor: str, server_type: str, *, spot: bool) -> tuple[Stockout, ...]: ...
 
@@ -83,16 +85,17 @@ def classify(cloud: Cloud, exc: Exception) -> Classified:
 
 
 def list_owned(cloud: Cloud, now: Callable[[], float]) -> Listing:
-    """The vendor's listing, with the time when it began; incomplete where it failed."""
+    """The vendor's listing, with the time when it began and whose it is; incomplete where it failed."""
     began_unix_s = now()
     try:
+        account = account_of(cloud)
         listing = cloud.list_owned()
     except Exception as exc:
         problem = f"{type(exc).__name__}: {classify(cloud, exc).message}"
         return Listing(
             vendor=cloud.vendor, resources=(), complete=False, read_unix_s=began_unix_s, places=(), problems=(problem,)
         )
-    return replace(listing, read_unix_s=began_unix_s)
+    return replace(listing, read_unix_s=began_unix_s, account=account)
 
 
 def look_up(cloud: Cloud, row: LedgerRow) -> Resource | None:
@@ -146,6 +149,15 @@ def mark(ledger: LedgerPort, row: LedgerRow) -> LedgerRow:
 def send_delete(cloud: Cloud, ledger: LedgerPort, row: LedgerRow, remains: Resource | None = None) -> bool:
     """Send one delete of the row's server, or of something that remains of it, and count it. Never raises for the
     vendor's errors or the ledger's."""
+    error = "" if remains else why_unseen(cloud, row)
+    if not error:
+        row, error = _try_delete(cloud, ledger, row, remains)
+    _quietly(ledger, row, partial(ledger.delete_sent, error=error))
+    return not error
+
+
+def _try_delete(cloud: Cloud, ledger: LedgerPort, row: LedgerRow, remains: Resource | None) -> tuple[LedgerRow, str]:
+    """The row, and why the vendor did not take it, or ""."""
     error = ""
     try:
         target = remains or (None if row.cloud_id else look_up(cloud, row))
@@ -162,8 +174,7 @@ def send_delete(cloud: Cloud, ledger: LedgerPort, row: LedgerRow, remains: Resou
         if found.kind is not ErrorKind.NOT_FOUND:
             error = f"{found.code or found.kind.value}: {found.message}"
             logger.warning("%s: the delete of %s was not taken: %s", cloud.vendor, row.name, error)
-    _quietly(ledger, row, partial(ledger.delete_sent, error=error))
-    return not error
+    return row, error
 
 
 def may_resend(row: LedgerRow, now_unix_s: float) -> bool:
@@ -222,7 +233,12 @@ def _weigh(
     other_clock = row.absent_by not in ("", ledger.clock)
     lag_s = cloud.traits.visibility_lag_s + (rules.skew_s if other_clock else 0.0)
     decision = judge_missing(
-        row, listing_complete=listing.complete, listed_unix_s=listing.read_unix_s, lag_s=lag_s, rules=rules
+        row,
+        listing_complete=listing.complete,
+        listed_unix_s=listing.read_unix_s,
+        lag_s=lag_s,
+        account=listing.account,
+        rules=rules,
     )
     if decision.action not in (ABSENT, GONE):
         return row, decision
@@ -266,7 +282,13 @@ def send_again(
     remains = remains_of(row, listing)[:1]
     answers = decision is not None and decision.reason == STILL_ANSWERS
     lost = bool(row.cloud_id) and (answers or row.last_delete_unix_s is None)
-    if row.state is not ResourceState.DELETING or not (remains or lost) or not may_resend(row, listing.read_unix_s):
+    unseen = out_of_sight(row, listing.account)
+    if (
+        row.state is not ResourceState.DELETING
+        or unseen
+        or not (remains or lost)
+        or not may_resend(row, listing.read_unix_s)
+    ):
         return row
     send_delete(cloud, ledger, row, *remains)
     return ledger.row(row.intent_id) or row

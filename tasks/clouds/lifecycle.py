@@ -20,7 +20,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
+from tasks.clouds.accounts import account_of
 from tasks.clouds.base import Classified, Cloud, CreateSpec, ErrorKind, KnowsCredentialsEnd, Resource, Scope
 from tasks.clouds.deletion import LedgerPort, classify, delete_and_prove, prove_gone, request_delete, send_delete
 from tasks.clouds.request import Draft, LiveServer, ServerRequest, places_left, region_of
@@ -127,14 +129,25 @@ class _Steps:
     limits: CreateLimits
     cancelled: Callable[[], bool]
 
+    @cached_property
+    def account(self) -> str:
+        """Whose server it will be."""
+        try:
+            return account_of(self.cloud)
+        except Exception as exc:
+            subject = f"{self.cloud.vendor}: the account of the credentials cannot be told"
+            raise classify(self.cloud, exc).to_error(subject) from exc
+
     def gate(self) -> None:
         """Fail closed. The ledger is proven writable and the money reserved by the intent itself."""
         self.check_may_send()
-        beat_unix_s = self.ledger.last_beat(self.cloud.vendor, self.now() + DEFAULT_RULES.skew_s)
+        until_unix_s = self.now() + DEFAULT_RULES.skew_s
+        beat_unix_s = self.ledger.last_beat(self.cloud.vendor, until_unix_s, account=self.account)
         if beat_unix_s is None or self.now() - beat_unix_s > self.limits.heartbeat_s:
             ago = "never" if beat_unix_s is None else f"{self.now() - beat_unix_s:.0f} s ago"
+            where = f"{self.cloud.vendor}, account {self.account}" if self.account else self.cloud.vendor
             raise ConfigError(
-                f"{self.cloud.vendor}: nothing is created unless a reaper has passed within "
+                f"{where}: nothing is created unless a reaper has passed within "
                 f"{self.limits.heartbeat_s:.0f} s, and the last one passed {ago}.",
                 reason="no_reaper",
                 next_step="Start one, for example with `tokensweep reap`, and let it list every place.",
@@ -244,6 +257,7 @@ class _Steps:
             billing_minimum_s=traits.billing_minimum_s,
             billing_increment_s=traits.billing_increment_s,
             price_basis=self.request.price_basis,
+            account=self.account,
         )
 
     def close_refused(self, row: LedgerRow, found: Classified) -> None:

@@ -60,7 +60,8 @@ def may_move(from_state: ResourceState, to_state: ResourceState) -> bool:
 class Intent:
     """All that is committed to the ledger before a create is sent. reserved_usd: its worst-case cost.
 
-    price_basis: the price as the vendor gave it, with the rate, where usd_per_hour was converted.
+    price_basis: the price as the vendor gave it, with the rate, where usd_per_hour was converted. account: of the
+    vendor, in which it is created; "" where the vendor cannot tell.
     """
 
     intent_id: str
@@ -79,6 +80,7 @@ class Intent:
     billing_minimum_s: int = 0
     billing_increment_s: int = 1
     price_basis: str = ""
+    account: str = ""
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ TERMINATED = "terminated"
 SERVER = "server"
 
 LOST_CREATE = "lost_create_may_appear"
+OF_ANOTHER_ACCOUNT = "of_another_account"
 
 UNPROVEN_KILLS = frozenset({"unknown_to_ledger", "duplicate", "seen_after_gone", "unreadable_deadline"})
 """Reasons to delete something unexpired that rest on the ledger's word alone: what the brake counts."""
@@ -195,21 +196,29 @@ def _age_s(seen: Seen, now_unix_s: float) -> float | None:
     return now_unix_s - seen.created_unix_s if seen.created_unix_s > 0 else None
 
 
+def out_of_sight(row: LedgerRow, account: str) -> bool:
+    """Whether credentials of that account cannot see the row's resource: no listing by them says that it is gone, and
+    no delete reaches it. False where either account is not known."""
+    return bool(row.account and account) and row.account != account
+
+
 def judge_missing(
     row: LedgerRow,
     *,
     listing_complete: bool,
     listed_unix_s: float,
     lag_s: float,
+    account: str = "",
     controller: Liveness = Liveness.UNKNOWN,
     run_ended: bool = False,
     rules: Rules = DEFAULT_RULES,
 ) -> Decision:
     """What to do about a row whose resource a listing lacks: keep, delete (mark it), absent, gone or abstain.
 
-    listed_unix_s: when the listing began. lag_s: how long the vendor's listings may be behind. GONE takes two
-    complete listings at least lag_s apart, both begun after it was marked for deletion. A create whose answer was
-    lost may still appear, so a row without an id is not GONE before its deadline, unless nothing was ever sent.
+    listed_unix_s: when the listing began. account: whose it is. lag_s: how long the vendor's listings may be behind.
+    GONE takes two complete listings at least lag_s apart, both begun after it was marked for deletion. A create whose
+    answer was lost may still appear, so a row without an id is not GONE before its deadline, unless nothing was ever
+    sent.
     """
     doomed = why_doomed(row, listed_unix_s, controller, run_ended, rules)
     action, reason = KEEP, "in_use"
@@ -217,6 +226,8 @@ def judge_missing(
         reason = "already_gone"
     elif doomed and row.state is ResourceState.INTENDED:
         action, reason = GONE, "never_sent"
+    elif doomed and out_of_sight(row, account):
+        action, reason = ABSTAIN, OF_ANOTHER_ACCOUNT
     elif doomed and row.state is not ResourceState.DELETING:
         action, reason = DELETE, doomed
     elif doomed:

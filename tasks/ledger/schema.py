@@ -96,6 +96,7 @@ resources = sa.Table(
     sa.Column("proof", sa.Text, nullable=False, default=""),
     sa.Column("cost_usd", NanoUsd),
     sa.Column("price_basis", sa.Text, nullable=False, default="", server_default=""),
+    sa.Column("account", sa.Text, nullable=False, default="", server_default=""),
     sa.Index("resources_by_cloud_id", "vendor", "cloud_id"),
 )
 
@@ -138,6 +139,7 @@ heartbeats = sa.Table(
     metadata,
     sa.Column("reaper_id", sa.Text, primary_key=True),
     sa.Column("vendor", sa.Text, primary_key=True),
+    sa.Column("account", sa.Text, primary_key=True),
     sa.Column("unix_s", UnixS, nullable=False),
 )
 
@@ -168,7 +170,19 @@ def _add_sweep_claims(conn: sa.Connection) -> None:
     sweep_claims.create(conn)
 
 
-MIGRATIONS: Sequence[Migration] = ((2, _add_price_basis), (3, _add_stockouts), (4, _add_sweep_claims))
+def _add_accounts(conn: sa.Connection) -> None:
+    """A heartbeat is good for minutes, so none of the old ones is carried over."""
+    conn.execute(sa.text("ALTER TABLE resources ADD COLUMN account TEXT NOT NULL DEFAULT ''"))
+    heartbeats.drop(conn)
+    heartbeats.create(conn)
+
+
+MIGRATIONS: Sequence[Migration] = (
+    (2, _add_price_basis),
+    (3, _add_stockouts),
+    (4, _add_sweep_claims),
+    (5, _add_accounts),
+)
 """Steps from BASE_VERSION on, ascending. A new ledger gets `metadata` as it is and skips them."""
 
 

@@ -19,9 +19,10 @@ _BY_ID = sa.select(server_runs).where(server_runs.c.server_run_id == sa.bindpara
 _LAST_BEAT = sa.select(sa.func.max(heartbeats.c.unix_s)).where(
     heartbeats.c.vendor == sa.bindparam("vendor"), heartbeats.c.unix_s <= sa.bindparam("until")
 )
+_LAST_BEAT_OF_ACCOUNT = _LAST_BEAT.where(heartbeats.c.account == sa.bindparam("account"))
 _BEAT = sa.text(
-    "INSERT INTO heartbeats (reaper_id, vendor, unix_s) VALUES (:reaper_id, :vendor, :unix_s) "
-    "ON CONFLICT (reaper_id, vendor) DO UPDATE SET unix_s = excluded.unix_s"
+    "INSERT INTO heartbeats (reaper_id, vendor, account, unix_s) VALUES (:reaper_id, :vendor, :account, :unix_s) "
+    "ON CONFLICT (reaper_id, vendor, account) DO UPDATE SET unix_s = excluded.unix_s"
 )
 _LAST_DEADLINE = sa.select(sa.func.max(resources.c.deadline_unix_s)).where(
     resources.c.server_run_id == sa.bindparam("server_run_id")
@@ -170,17 +171,20 @@ class ServerRuns(Store):
         with self._transaction(write=False) as conn:
             return frozenset(conn.execute(_ENDED).scalars())
 
-    def beat(self, reaper_id: str, vendors: tuple[str, ...]) -> None:
-        """A reaper has passed over these vendors with a complete listing of each."""
+    def beat(self, reaper_id: str, vendors: tuple[str, ...], *, account: str = "") -> None:
+        """A reaper has passed over these vendors with a complete listing of each; account: whose it was."""
         with self._transaction() as conn:
             for vendor in vendors:
-                conn.execute(_BEAT, {"reaper_id": reaper_id, "vendor": vendor, "unix_s": self.now()})
+                values = {"reaper_id": reaper_id, "vendor": vendor, "account": account, "unix_s": self.now()}
+                conn.execute(_BEAT, values)
 
-    def last_beat(self, vendor: str, until_unix_s: float = math.inf) -> float | None:
+    def last_beat(self, vendor: str, until_unix_s: float = math.inf, *, account: str | None = None) -> float | None:
         """When a reaper last passed over the vendor, in unix seconds; None for never. until_unix_s: what is later was
-        told by a clock that is ahead, and says nothing."""
+        told by a clock that is ahead, and says nothing. account: None for whichever."""
+        values = {"vendor": vendor, "until": until_unix_s} | ({} if account is None else {"account": account})
         with self._transaction(write=False) as conn:
-            found: float | None = conn.execute(_LAST_BEAT, {"vendor": vendor, "until": until_unix_s}).scalar()
+            query = _LAST_BEAT if account is None else _LAST_BEAT_OF_ACCOUNT
+            found: float | None = conn.execute(query, values).scalar()
         return found
 
 

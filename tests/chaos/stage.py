@@ -15,6 +15,7 @@ from enum import StrEnum
 from functools import cache
 from typing import Any, cast
 
+from tasks.clouds.accounts import account_of
 from tasks.clouds.base import Cloud, CreateSpec, Listing
 from tasks.clouds.deletion import delete_and_prove, request_delete
 from tasks.clouds.lifecycle import create_server
@@ -97,7 +98,8 @@ class Stage:
         if not any(not x.ours for x in self.world.existing()):
             self.world.add_foreign()
         self.foreign = self.foreign_now()
-        self.ledger.beat("a reaper that has just passed", (self.world.cloud.vendor,))
+        cloud = self.world.cloud
+        self.ledger.beat("a reaper that has just passed", (cloud.vendor,), account=account_of(cloud))
         self.back_up()
 
     def new_ledger(self) -> MortalLedger:

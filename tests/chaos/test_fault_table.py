@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-N_SCENARIOS = 45
+N_SCENARIOS = 46
 
 
 @cache

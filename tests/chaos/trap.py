@@ -29,6 +29,7 @@ import sqlalchemy as sa
 import urllib3
 from urllib3.connectionpool import HTTPConnectionPool
 
+from tasks.clouds.accounts import account_of
 from tasks.clouds.base import Classified, Cloud, CreateSpec, ErrorKind, Listing, Ref, Resource, Scope
 from tasks.domain.lifecycle import LedgerError
 from tasks.ledger import Ledger
@@ -272,6 +273,9 @@ class TrappedCloud:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._cloud, name)
+
+    def account(self) -> str:
+        return account_of(self._cloud)
 
     def create(self, spec: CreateSpec) -> Resource:
         self._trap.check_alive()

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 
+from tasks.clouds.accounts import account_of
 from tasks.clouds.base import Classified, Cloud, CreateSpec, Resource
 from tasks.clouds.deletion import list_owned
 from tasks.clouds.lifecycle import create_server
@@ -31,6 +32,9 @@ class Recorder:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.cloud, name)
+
+    def account(self) -> str:
+        return account_of(self.cloud)
 
     def create(self, spec: CreateSpec) -> Resource:
         self.places.append(spec.place)

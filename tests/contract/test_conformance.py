@@ -10,8 +10,9 @@ from dataclasses import replace
 
 import pytest
 
+from tasks.clouds.accounts import account_of
 from tasks.clouds.base import ErrorKind, Ref
-from tasks.clouds.deletion import delete_and_prove
+from tasks.clouds.deletion import delete_and_prove, list_owned
 from tasks.domain.errors import ConfigError, ProviderError
 from tasks.domain.lifecycle import ResourceState
 from tasks.domain.reaping import SERVER, TERMINATED
@@ -110,6 +111,13 @@ def test_the_whole_life_over_the_shared_code(bench: Bench) -> None:
     )
     assert row.state is ResourceState.GONE and row.cost_usd is not None and row.cost_usd > 0
     bench.stage.settle()
+
+
+def test_a_server_is_of_the_account_that_the_vendor_tells(bench: Bench) -> None:
+    account = account_of(bench.cloud)
+    assert bool(account) == (bench.cloud.vendor in ("aws", "azure", "gcp"))
+    assert bench.create().row.account == account
+    assert list_owned(bench.cloud, bench.world.now).account == account
 
 
 def test_foreign_resources_are_neither_listed_nor_touched(bench: Bench) -> None:

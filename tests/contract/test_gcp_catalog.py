@@ -166,7 +166,7 @@ def test_what_is_another_product_is_no_price(text: str) -> None:
         ("Micro Instance with burstable CPU running in Americas", "whole Micro"),
         ("Nvidia Tesla A100 GPU running in Americas", "gpu A100"),
         ("Nvidia Tesla A100 80GB GPU running in Americas", "gpu A100 80GB"),
-        ("Nvidia L4 GPU attached to Spot Preemptible VMs running in Americas", ""),
+        ("Nvidia L4 GPU attached to Spot Preemptible VMs running in Americas", "gpu L4"),
         ("Spot Preemptible Nvidia H100 80GB Plus GPU running in Americas", "gpu H100 80GB PLUS"),
         ("Nvidia B200 (1 gpu slice) running in Americas", "gpu B200"),
         ("Nvidia Tesla T4 Virtual Workstation running in Americas", ""),
@@ -261,7 +261,7 @@ def test_the_controllers_policy_is_enough_for_a_whole_life_and_for_the_doctor(tm
         assert failed(list(world.cloud.doctor())) == {}
         assert world.cloud.catalog()
         ledger = Ledger(f"sqlite:///{tmp_path}/ledger.sqlite", now=world.now)
-        ledger.beat("reaper", ("gcp",))
+        ledger.beat("reaper", ("gcp",), account=world.cloud.project)
         live = create(world, ledger)
         row = delete_and_prove(world.cloud, ledger, live.row, now=world.now, sleep=world.sleep)
         assert row.state is ResourceState.GONE

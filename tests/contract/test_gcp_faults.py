@@ -35,7 +35,7 @@ def world() -> Iterator[GcpWorld]:
 @pytest.fixture
 def ledger(world: GcpWorld, tmp_path: Path) -> Ledger:
     opened = Ledger(f"sqlite:///{tmp_path}/ledger.sqlite", now=world.now)
-    opened.beat("reaper", ("gcp",))
+    opened.beat("reaper", ("gcp",), account=world.cloud.project)
     return opened
 
 
@@ -132,7 +132,7 @@ def test_a_stockout_that_comes_late_ends_the_wait_for_the_server(tmp_path: Path)
         world.cloud.delete(made.ref())
 
         ledger = Ledger(f"sqlite:///{tmp_path}/ledger.sqlite", now=world.now)
-        ledger.beat("reaper", ("gcp",))
+        ledger.beat("reaper", ("gcp",), account=world.cloud.project)
         live = create(world, ledger)
         assert live.resource.place == world.places[1]
         assert len(ours(world)) == 2

@@ -386,7 +386,7 @@ def test_migrations_run_once_in_order_and_a_newer_ledger_is_refused(tmp_path: Pa
 
     def add_column(conn: sa.Connection) -> None:
         applied.append(1)
-        conn.exec_driver_sql("ALTER TABLE resources ADD COLUMN account TEXT NOT NULL DEFAULT ''")
+        conn.exec_driver_sql("ALTER TABLE resources ADD COLUMN colour TEXT NOT NULL DEFAULT ''")
 
     steps: list[schema.Migration] = [(next_one, add_column), (next_one + 1, lambda conn: applied.append(2))]
     for _ in range(2):
@@ -402,22 +402,38 @@ def test_a_ledger_of_an_earlier_version_is_brought_to_the_newest(tmp_path: Path)
     ledger = opened(tmp_path)
     with ledger._transaction() as conn:
         conn.exec_driver_sql("DROP TABLE sweep_claims")
+        conn.exec_driver_sql("ALTER TABLE resources DROP COLUMN account")
         conn.exec_driver_sql("UPDATE migrations SET version = 3")
     opened(tmp_path).claim_sweep("sweep")
+
+
+def test_a_ledger_without_accounts_learns_of_them(tmp_path: Path) -> None:
+    old = opened(tmp_path)
+    old.intend(intent())
+    old.beat("reaper", ("v",))
+    with old._transaction() as conn:
+        conn.exec_driver_sql("ALTER TABLE resources DROP COLUMN account")
+        conn.exec_driver_sql("ALTER TABLE heartbeats RENAME TO newer")
+        conn.exec_driver_sql("CREATE TABLE heartbeats (reaper_id TEXT, vendor TEXT, unix_s DOUBLE PRECISION)")
+        conn.exec_driver_sql("UPDATE migrations SET version = 4")
+    ledger = opened(tmp_path)
+    assert [row.account for row in ledger.rows()] == [""]
+    ledger.beat("reaper", ("v",), account="one")
+    assert ledger.last_beat("v", account="one") is not None
 
 
 def test_a_migration_that_fails_changes_nothing(tmp_path: Path) -> None:
     ledger = opened(tmp_path)
 
     def fail(conn: sa.Connection) -> None:
-        conn.exec_driver_sql("ALTER TABLE resources ADD COLUMN account TEXT")
+        conn.exec_driver_sql("ALTER TABLE resources ADD COLUMN colour TEXT")
         conn.exec_driver_sql("this is no SQL")
 
     with pytest.raises(LedgerError), ledger._transaction() as conn:
         schema.migrate(conn, 0.0, [(schema.newest() + 1, fail)])
     assert opened(tmp_path).rows() == ()
     with ledger._transaction(write=False) as conn:
-        assert "account" not in {column["name"] for column in sa.inspect(conn).get_columns("resources")}
+        assert "colour" not in {column["name"] for column in sa.inspect(conn).get_columns("resources")}
 
 
 def test_heartbeats(tmp_path: Path) -> None:
@@ -432,6 +448,9 @@ def test_heartbeats(tmp_path: Path) -> None:
     assert ledger.last_beat("w") == first
     ledger.beat("one", ("v",))
     assert ledger.last_beat("v") == clock.now()
+    ledger.beat("one", ("x",), account="mine")
+    assert (ledger.last_beat("x", account="mine"), ledger.last_beat("x")) == (clock.now(), clock.now())
+    assert ledger.last_beat("x", account="yours") is None
     ledger.timed_by(lambda: clock.now() + 3600).beat("ahead", ("v",))
     assert ledger.last_beat("v", clock.now() + 60) == clock.now(), "another host's clock is ahead"
 

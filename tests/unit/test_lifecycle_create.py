@@ -89,6 +89,18 @@ def test_a_heartbeat_of_the_future_does_not_hold_the_gate_open(tmp_path: Path) -
         w.create("second")
 
 
+def test_a_reaper_of_another_account_does_not_open_the_gate(tmp_path: Path) -> None:
+    w = world(tmp_path)
+    w.cloud.account_id = "yours"
+    w.reap()
+    w.cloud.account_id = "mine"
+    with pytest.raises(ConfigError, match=r"memory, account mine: .* the last one passed never"):
+        w.create()
+    assert w.cloud.calls["create"] == 0
+    w.reap()
+    assert w.create().row.account == "mine"
+
+
 def test_a_reaper_that_cannot_list_everything_does_not_open_the_gate(tmp_path: Path) -> None:
     w = world(tmp_path)
     w.lose_ledger()

@@ -179,6 +179,69 @@ def test_cancelled_while_invisible_is_deleted_when_it_appears(tmp_path: Path) ->
     w.settle()
 
 
+def test_credentials_of_another_account_conclude_nothing_and_delete_nothing(tmp_path: Path) -> None:
+    """Their listing is complete, and the vendor answers them that there is no such server: it lives all the same."""
+    w = world(tmp_path)
+    w.cloud.account_id = "mine"
+    w.reap()
+    live = w.create(deadline_unix_s=w.clock.now() + 60)
+    marked = w.create("marked")
+    w.ledger.deleting(marked.row)
+    w.clock.sleep(301)
+    mine, yours = w.cloud, MemoryCloud(w.clock.now, account_id="yours")
+    w.cloud = yours
+    for _ in range(3):
+        report = w.reap()
+        w.clock.sleep(120)
+    assert (report.n_deletes_sent, report.gone, yours.calls["delete"]) == (0, [], 0)
+    assert {row.name for row in report.elsewhere} == {live.row.name, marked.row.name}
+    assert not report.finished
+    assert any("belongs to the account mine" in alert for alert in report.alerts())
+    told = w.leaks()
+    assert not told.clean
+    assert {leak.reason for leak in told.unproven} == {"of_another_account"}
+
+    w.cloud = mine
+    assert len(mine.existing("server")) == 2
+    assert w.reap().finished
+    w.settle()
+
+
+def test_a_retry_with_other_credentials_does_not_take_a_refused_delete_for_the_end(tmp_path: Path) -> None:
+    w = world(tmp_path)
+    w.cloud.account_id = "mine"
+    w.reap()
+    left = w.create()
+    mine, w.cloud = w.cloud, MemoryCloud(w.clock.now, account_id="yours")
+    w.reap()
+    again = w.create()
+    row = w.ledger.row(left.row.intent_id)
+    assert row is not None
+    assert (row.state, row.last_delete_unix_s) == (ResourceState.DELETING, None)
+    assert row.last_error == "It is in the account mine; these credentials are of yours."
+    request_delete(w.cloud, w.ledger, again.row)
+    w.cloud = mine
+    w.reap()
+    assert mine.existing() == []
+
+
+def test_an_account_that_cannot_be_told_proves_nothing_and_keeps_no_delete_back(tmp_path: Path) -> None:
+    w = world(tmp_path)
+    w.cloud.account_id = "mine"
+    w.reap()
+    live = w.create()
+
+    def refuse() -> str:
+        raise CloudError(ErrorKind.AUTH)
+
+    w.cloud.account = refuse  # type: ignore[method-assign]
+    assert not w.reap().listed[0].complete
+    assert request_delete(w.cloud, w.ledger, live.row)
+    assert w.cloud.existing() == []
+    del w.cloud.account
+    w.settle()
+
+
 def test_the_brake_holds_what_one_wrong_ledger_would_take_down(tmp_path: Path) -> None:
     w = world(tmp_path)
     for n in range(8):

@@ -63,6 +63,7 @@ def test_a_ledger_of_an_older_version_learns_to_keep_them(tmp_path: Path) -> Non
     with old._transaction() as conn:
         for later in ("stockouts", "sweep_claims"):
             conn.exec_driver_sql(f"DROP TABLE {later}")
+        conn.exec_driver_sql("ALTER TABLE resources DROP COLUMN account")
         conn.exec_driver_sql("UPDATE migrations SET version = 2")
     ledger = Ledger(url)
     assert ledger.ledger_id == old.ledger_id

@@ -63,6 +63,7 @@ class AwsCloud:
         self._catalog: tuple[ServerType, ...] = ()
         self._types: dict[str, ServerType] = {}
         self._failures_told: set[str] = set()
+        self._account = ""
         self._lock = Lock()
 
     def catalog(self) -> Sequence[ServerType]:
@@ -86,6 +87,12 @@ class AwsCloud:
 
     def default_server_types(self) -> Sequence[str]:
         return _DEFAULT_SERVER_TYPES
+
+    def account(self) -> str:
+        """The number of the AWS account, asked for once: credentials never change theirs. Needs no permission."""
+        if not self._account:  # without the lock, which is held while the catalog is read
+            self._account = self.clients.of("sts", self.options.home_region).get_caller_identity()["Account"]
+        return self._account
 
     def create(self, spec: CreateSpec) -> Resource:
         """EC2 answers a second call with the same token with the first instance, even when that has ended."""

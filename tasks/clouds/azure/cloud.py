@@ -90,6 +90,10 @@ class AzureCloud:
     def server_type(self, name: str) -> ServerType:
         return self._catalog.server_type(name)
 
+    def account(self) -> str:
+        """The id of the subscription."""
+        return self._clients.subscription_id
+
     # -- servers --
 
     def create(self, spec: CreateSpec) -> Resource:

@@ -96,6 +96,9 @@ class GcpCloud:
         sold = {kind.name for kind in self.catalog() if kind.places}
         return tuple(name for name in _DEFAULT_SERVER_TYPES if name in sold)
 
+    def account(self) -> str:
+        return self.project
+
     # -- servers --
 
     def create(self, spec: CreateSpec) -> Resource:
