@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from tasks.clouds.base import OWNER, OWNER_TAG, ErrorKind, Ref
+from tasks.clouds.gcp.instance import instance
 from tasks.domain.errors import ConfigError
 from tests.contract.gcp_servers import HOST_KEY, TTL_S, asked_for, ours, spec_for, until_running
 from tests.emulators.base import Fault, NoMachines
@@ -138,6 +139,7 @@ def test_what_the_user_data_says_reaches_the_machine() -> None:
         ("t2a-standard-1", {"arch": "aarch64"}, "ubuntu-2404-lts-arm64", "pd-balanced"),
         ("g2-standard-4", {"gpus": 1}, "ubuntu-accelerator-2404-amd64-with-nvidia-580", "pd-balanced"),
         ("a3-highgpu-1g", {"gpus": 1}, "ubuntu-accelerator-2404-amd64-with-nvidia-580", "hyperdisk-balanced"),
+        ("g4-standard-48", {"gpus": 1}, "ubuntu-accelerator-2404-amd64-with-nvidia-580", "hyperdisk-balanced"),
         ("x9-metal", {}, "ubuntu-2404-lts-amd64", "hyperdisk-balanced"),
     ],
 )
@@ -149,6 +151,26 @@ def test_image_and_disk_fit_the_machine(
     (disk,) = asked_for(world, DISK)
     assert disk["type"].endswith(f"/{disk_type}")
     assert disk["sourceImage"].endswith(f"/{image}")
+
+
+@pytest.mark.parametrize(
+    ("server_type", "disk_type", "nic_type"),
+    [
+        ("c3-standard-4", "pd-balanced", ""),
+        ("c3-standard-192-metal", "hyperdisk-balanced", "IDPF"),
+        ("c4a-highmem-96-metal", "hyperdisk-balanced", "IDPF"),
+        ("m4n-megamem-14", "hyperdisk-balanced", ""),
+        ("z4d-highmem-8-highlssd", "hyperdisk-balanced", ""),
+    ],
+)
+def test_machines_that_the_emulator_does_not_sell(
+    world: GcpWorld, server_type: str, disk_type: str, nic_type: str
+) -> None:
+    """Families newer than this module take Hyperdisk; bare metal also has but one kind of network interface."""
+    asked = instance(spec_for(world, server_type=server_type), network="default", now_unix_s=world.now())
+    (interface,), (disk,) = asked.network_interfaces, asked.disks
+    assert disk.initialize_params.disk_type.endswith(f"/{disk_type}")
+    assert interface.nic_type == nic_type
 
 
 def test_gpus_that_are_sold_apart_are_attached(world: GcpWorld) -> None:

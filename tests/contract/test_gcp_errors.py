@@ -160,6 +160,21 @@ def test_a_region_that_is_closed_to_the_project_does_not_halt_the_vendor() -> No
     assert (found.kind, found.scope) == (ErrorKind.UNSUPPORTED, Scope.REGION)
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Invalid value for field 'resource.machineType': 'zones/europe-west8-a/machineTypes/f1-micro'. "
+        "Machine type with name 'f1-micro' does not exist in zone 'europe-west8-a'.",
+        "Invalid value for field 'zone': 'us-east1'. Unknown zone.",
+    ],
+)
+def test_what_a_zone_does_not_have_is_looked_for_in_the_next(message: str) -> None:
+    """Google calls it an invalid value, as it calls what no zone takes: github.com/gruntwork-io/terratest/issues/1132,
+    github.com/inspec/inspec-gcp/issues/301."""
+    found = classify(refused(400, "invalid", message))
+    assert (found.kind, found.scope, found.may_exist) == (ErrorKind.UNSUPPORTED, Scope.ZONE, False)
+
+
 def test_every_code_gives_an_error_of_ours_with_the_vendors_words() -> None:
     for code in MEANINGS:
         found = classify(OperationFailedError("operation-1", [("A_WORD", "first"), (code, "these words")]))

@@ -61,7 +61,7 @@ _MAX_METADATA_BYTES = 262_144
 
 def check_instance(project: str, zone: str, body: Json) -> None:
     """Raises RefusedRequest for what the vendor would not make."""
-    kind = _machine_type(project, zone, body.get("machineType", ""))
+    kind = _machine_type(zone, body.get("machineType", ""))
     check_labels(body.get("labels", {}), "labels")
     for item in body.get("metadata", {}).get("items", ()):
         if len(item.get("value", "").encode()) > _MAX_METADATA_BYTES:
@@ -70,7 +70,7 @@ def check_instance(project: str, zone: str, body: Json) -> None:
         if not re.fullmatch(_TAG, tag):
             raise _invalid("tags.items", tag, f"a match of regex '{_TAG}'")
     _check_disks(project, zone, body, kind)
-    _check_interfaces(project, body)
+    _check_interfaces(project, body, kind)
     n_attached = _check_accelerators(project, zone, body, kind)
     _check_scheduling(body.get("scheduling", {}), kind, n_gpus=kind.gpus + n_attached)
 
@@ -103,14 +103,13 @@ def check_labels(labels: Json, at: str) -> None:
             raise _invalid(f"{at}.value", value, f"a match of regex '{_LABEL_VALUE}'")
 
 
-def _machine_type(project: str, zone: str, url: str) -> offers.MachineType:
+def _machine_type(zone: str, url: str) -> offers.MachineType:
     found = re.fullmatch(r"(?:.*/)?zones/([^/]+)/machineTypes/([^/]+)", url)
     kind = offers.MACHINE_TYPES.get(found[2]) if found and found[1] == zone else None
     if kind is None or zone not in kind.zones:
-        name = found[2] if found else url
-        raise RefusedRequest(
-            404, "notFound", f"The resource 'projects/{project}/zones/{zone}/machineTypes/{name}' was not found"
-        )
+        # An invalid value, and no resource that is not found: so met by github.com/gruntwork-io/terratest/issues/1132.
+        missing = f"Machine type with name '{found[2] if found else url}' does not exist in zone '{zone}'."
+        raise RefusedRequest(400, "invalid", f"Invalid value for field 'resource.machineType': '{url}'. {missing}")
     return kind
 
 
@@ -135,11 +134,14 @@ def _check_disks(project: str, zone: str, body: Json, kind: offers.MachineType) 
         )
 
 
-def _check_interfaces(project: str, body: Json) -> None:
+def _check_interfaces(project: str, body: Json, kind: offers.MachineType) -> None:
     interfaces = body.get("networkInterfaces", [])
     if not interfaces:
         raise RefusedRequest(400, "required", "At least one network interface is required.")
     for interface in interfaces:
+        # docs.cloud.google.com/compute/docs/instances/create-bare-metal-instance, REST: "nicType": "IDPF".
+        if (interface.get("nicType") == "IDPF") != kind.name.endswith("-metal"):
+            raise _invalid("networkInterfaces.nicType", str(interface.get("nicType")), "IDPF for bare metal alone")
         _check_network(project, interface.get("network", "global/networks/default"))
         for config in interface.get("accessConfigs", ()):
             if config.get("type", "ONE_TO_ONE_NAT") != "ONE_TO_ONE_NAT":
@@ -183,6 +185,9 @@ def _check_scheduling(scheduling: Json, kind: offers.MachineType, *, n_gpus: int
         raise RefusedRequest(400, "invalid", "Scheduling must have onHostMaintenance = TERMINATE when preemptible.")
     if migrates and (n_gpus or "metal" in kind.name):
         raise RefusedRequest(400, "invalid", f"Instances of type {kind.name} do not support live migration.")
+    if not migrates and not spot and kind.family == "e2":  # github.com/chainguard-dev/terraform-infra-common/pull/935
+        text = "e2 instances do not support onHostMaintenance=TERMINATE unless they are preemptible."
+        raise RefusedRequest(400, "badRequest", text)
 
 
 def _invalid(at: str, value: str, wanted: str) -> RefusedRequest:

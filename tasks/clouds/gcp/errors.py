@@ -196,6 +196,8 @@ def _refined(meaning: Meaning, message: str) -> Meaning:
         return Meaning(ErrorKind.QUOTA, Scope.SERVER_TYPE if "GPUS_ALL_REGIONS" in message else Scope.VENDOR)
     if meaning is _AUTH and "Permission denied on 'locations/" in message:
         return _NOT_IN_REGION  # a region that is not open to this project; the others are
+    if meaning is _NEVER and re.search(r"does not exist in zone|Unknown zone", message):
+        return _NOT_HERE  # a machine type that this zone lacks is an invalid value, and no resource that is not found
     if meaning is _NOT_FOUND:
         return _not_found(message)
     return meaning
