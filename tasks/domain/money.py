@@ -59,7 +59,8 @@ class BilledApart:
     """What stands on the bill beside a server's price: its public address, and its boot disk by size and time.
 
     disk_usd_per_gib_month: the list price in the vendor's cheapest large region. image_gib: the disk's size where none
-    is asked for. in_tiers: a size is billed as the next power of two. day: when it was written down.
+    is asked for. in_tiers: a size is billed as the next power of two. day: when it was written down. included_gib: what
+    of the disk the server's price has in it.
     """
 
     address_usd_per_hour: Decimal
@@ -68,10 +69,11 @@ class BilledApart:
     in_tiers: bool
     day: date
     source: str
+    included_gib: int = 0
 
     def usd_per_hour(self, disk_bytes: int) -> Decimal:
         """Of address and disk together, the disk at DEAREST_REGION times its list price: a cap must hold anywhere."""
-        gib = max(self.image_gib, -(-disk_bytes // 2**30))
+        gib = max(0, max(self.image_gib, -(-disk_bytes // 2**30)) - self.included_gib)
         if self.in_tiers:
             gib = 1 << (gib - 1).bit_length()
         disk = self.disk_usd_per_gib_month * gib * DEAREST_REGION / HOURS_PER_MONTH
@@ -110,9 +112,23 @@ are 39 to 54 % by these figures, of a usual one's a few percent.
 """
 
 
+BEYOND_INCLUDED: Mapping[str, BilledApart] = {
+    "upcloud": BilledApart(  # MaxIOPS, for the plans without storage, which alone are asked for with a disk
+        Decimal(0),
+        Decimal("0.27"),
+        0,
+        False,
+        date(2026, 11, 21),
+        "api.upcloud.com/1.3/price, storage_maxiops: 0.031 euro cents per GiB and hour",
+        included_gib=25,
+    ),
+}
+"""Of a vendor whose prices have address and disk in them, but not a disk of any size."""
+
+
 def billed_apart_usd_per_hour(vendor: str, disk_bytes: int) -> Decimal:
     """What a server of the vendor costs an hour beside its own price; 0 where its price is everything."""
-    apart = BILLED_APART.get(vendor)
+    apart = BILLED_APART.get(vendor) or BEYOND_INCLUDED.get(vendor)
     return apart.usd_per_hour(disk_bytes) if apart else Decimal(0)
 
 

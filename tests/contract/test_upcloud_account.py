@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.clouds.base import Check
+from tasks.clouds.base import Check, ErrorKind, Scope
 from tasks.clouds.upcloud import UpCloud, open_manager
 from tasks.domain.errors import ConfigError
 from tasks.vendors.upcloud import UpCloudSettings, open_cloud, why_not_configured
@@ -35,7 +35,7 @@ def world() -> Iterator[UpCloudWorld]:
 
 def test_plans_with_places_and_prices(world: UpCloudWorld) -> None:
     offers = {offer.name: offer for offer in world.cloud.catalog()}
-    assert len(offers) == 5
+    assert len(offers) == 6
     general = offers["1xCPU-2GB"]
     assert (general.vcpus, general.memory_bytes, general.disk_bytes) == (1, 2 * 2**30, 50 * 2**30)
     assert (general.vendor, general.currency, general.arch, general.gpus) == ("upcloud", "EUR", "x86_64", 0)
@@ -45,7 +45,26 @@ def test_plans_with_places_and_prices(world: UpCloudWorld) -> None:
     assert general.price_read_unix_s == world.now()
     assert offers["HICPU-8xCPU-12GB"].places == ("de-fra1", "fi-hel1")
     gpu = offers["GPU-8xCPU-64GB-1xL40S"]
-    assert (gpu.gpus, gpu.gpu_model, gpu.places) == (1, "NVIDIA L40S", ("fi-hel1",))
+    assert (gpu.gpus, gpu.gpu_model) == (1, "NVIDIA L40S")
+
+
+def test_gpu_plans_are_offered_where_there_are_gpus_left(world: UpCloudWorld) -> None:
+    """They have a price in every zone."""
+    gpu = world.cloud.server_type("GPU-8xCPU-64GB-1xL40S")
+    assert (gpu.places, set(gpu.prices)) == (("fi-hel1",), {"fi-hel1"})
+    sold_out = world.cloud_with(zones=("de-fra1", "us-chi1"))
+    assert sold_out.server_type(gpu.name).places == ()
+    assert gpu.name not in {offer.name for offer in sold_out.catalog()}
+
+
+def test_where_the_api_does_not_tell_where_gpus_are_all_zones_are_tried(world: UpCloudWorld) -> None:
+    world.plant(Fault("GET /device/availability", how="code", code="FORBIDDEN"))
+    gpu = world.cloud.server_type("GPU-8xCPU-64GB-1xL40S")
+    assert set(gpu.places) == {"de-fra1", "us-chi1", "fi-hel1"}
+    with pytest.raises(Exception) as refused:
+        world.cloud.create(spec_of(world, server_type=gpu.name, place="us-chi1", gpus=1))
+    found = world.cloud.classify(refused.value)
+    assert (found.kind, found.scope) == (ErrorKind.CAPACITY, Scope.ZONE)
 
 
 def test_a_plan_without_storage_is_priced_with_a_disk_and_an_address(world: UpCloudWorld) -> None:
@@ -65,11 +84,13 @@ def test_only_the_zones_that_are_wanted(world: UpCloudWorld) -> None:
     offers = world.cloud_with(zones=("us-chi1",)).catalog()
     assert {offer.name: offer.places for offer in offers} == {
         "DEV-1xCPU-1GB-10GB": ("us-chi1",),
+        "1xCPU-1GB": ("us-chi1",),
         "1xCPU-2GB": ("us-chi1",),
     }
 
 
-def test_by_default_the_cheapest_of_each_family(world: UpCloudWorld) -> None:
+def test_by_default_the_cheapest_of_each_family_that_is_still_offered(world: UpCloudWorld) -> None:
+    """1xCPU-1GB is cheaper, and only those who have one keep it."""
     assert set(world.cloud.default_server_types()) == {
         "DEV-1xCPU-1GB-10GB",
         "1xCPU-2GB",
@@ -92,7 +113,16 @@ def test_a_currency_that_the_credentials_may_not_read_is_asked_for(world: UpClou
     with pytest.raises(Exception) as refused:
         world.cloud.catalog()
     assert world.cloud.classify(refused.value).code == "FORBIDDEN"
-    assert {offer.currency for offer in world.cloud_with(currency="USD").catalog()} == {"USD"}
+    by_the_user = world.cloud_with(currency="USD")
+    assert {offer.currency for offer in by_the_user.catalog()} == {"USD"}
+    assert "USD" in checks_of(by_the_user)["prices"].detail
+
+
+def test_a_price_list_that_tells_its_currency_is_believed(world: UpCloudWorld) -> None:
+    """A sub-account need not read the account's details then."""
+    world.plant(Fault("GET /account/details", how="code", code="FORBIDDEN"))
+    world.emulator.price_currency = "SEK"
+    assert {offer.currency for offer in world.cloud.catalog()} == {"SEK"}
 
 
 # -- doctor --

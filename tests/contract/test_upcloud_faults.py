@@ -22,6 +22,7 @@ from tasks.clouds.upcloud.guest_firewall import ruleset
 from tasks.clouds.upcloud.labels import CREATED_LABEL, created_of, tags_of, to_labels
 from tasks.domain.errors import ConfigError, UnsupportedError
 from tests.contract.test_upcloud import ours
+from tests.emulators import upcloud_schema as schema
 from tests.emulators.base import Fault, How
 from tests.emulators.emulated import spec_of
 from tests.emulators.upcloud import PASSWORD, TOKEN, USERNAME
@@ -255,11 +256,24 @@ def test_two_servers_of_one_name_are_both_found(world: UpCloudWorld) -> None:
 # -- what a server is made of --
 
 
-def test_a_gpu_server_has_the_image_with_drivers(world: UpCloudWorld) -> None:
+def test_a_gpu_server_has_the_image_with_drivers_on_a_disk_that_holds_it(world: UpCloudWorld) -> None:
     world.cloud.create(spec_of(world, server_type="GPU-8xCPU-64GB-1xL40S", place="fi-hel1", gpus=1))
     (server,) = world.emulator.account.alive("server")
     (device,) = server.data["body"]["storage_devices"]["storage_device"]
-    assert device["storage"] == "01000000-0000-4000-8000-000030240201"
+    assert (device["storage"], device["size"]) == ("01000000-0000-4000-8000-000030700200", 30)
+
+
+def test_a_gpu_server_without_a_driver_is_not_paid_for(world: UpCloudWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No such image, no server: on the plain one a GPU bills, and nothing can use it."""
+    plain = tuple(template for template in schema.TEMPLATES if "NVIDIA" not in template[1])
+    monkeypatch.setattr(schema, "TEMPLATES", plain)
+    with pytest.raises(NotSentError) as refused:
+        world.cloud.create(spec_of(world, server_type="GPU-8xCPU-64GB-1xL40S", place="fi-hel1", gpus=1))
+    assert world.cloud.classify(refused.value).kind is ErrorKind.UNSUPPORTED
+    assert "POST /server" not in world.calls()
+    (images,) = [check for check in world.cloud_with().doctor() if check.name == "images"]
+    assert images.ok
+    assert "no GPU plan" in images.detail
 
 
 @pytest.mark.parametrize(

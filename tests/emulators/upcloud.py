@@ -48,6 +48,7 @@ class UpCloudEmulator:
         self.account = Account(now, machines or NoMachines(), **options)
         basic = base64.b64encode(f"{USERNAME}:{PASSWORD}".encode()).decode()
         self.credentials = {f"Basic {basic}", f"Bearer {TOKEN}"}
+        self.price_currency = ""  # the documented list tells none
         self._now = now
         self._lock = RLock()
         self._limit = requests_per_minute
@@ -126,7 +127,8 @@ class UpCloudEmulator:
             "GET /account": self._account,
             "GET /zone": lambda: {"zones": {"zone": [{"id": zone, "public": "yes"} for zone in schema.ZONES]}},
             "GET /plan": lambda: {"plans": {"plan": schema.plans()}},
-            "GET /price": lambda: {"prices": {"zone": schema.prices()}},
+            "GET /price": self._prices,
+            "GET /device/availability": schema.gpu_stock,
             "GET /storage/template": lambda: {"storages": {"storage": schema.templates()}},
             "GET /server": lambda: {"servers": {"server": self._list("server", request, self._summary)}},
             "GET /storage/private": lambda: {"storages": {"storage": self._list("storage", request, self._storage)}},
@@ -160,6 +162,10 @@ class UpCloudEmulator:
             raise ApiError(f"{name}_{'MISSING' if problem.validator == 'required' else 'INVALID'}", problem.message)
         assert isinstance(body, dict)
         return body
+
+    def _prices(self) -> dict[str, Any]:
+        told = {"currency": self.price_currency} if self.price_currency else {}
+        return {"prices": told | {"zone": schema.prices()}}
 
     def _account(self) -> dict[str, Any]:
         limits = {"cores": self.account.core_limit, "memory": 1048576, "public_ipv4": 100, "storage_maxiops": 10240}

@@ -122,23 +122,33 @@ STATUS = {
 ZONES = ("fi-hel1", "de-fra1", "us-chi1")
 CURRENCY = "EUR"
 
-# name, cores, memory in MiB, storage in GiB, tier, GPUs, model, hundredths per hour by zone
+# name, cores, memory in MiB, storage in GiB, tier, GPUs, model, hundredths per hour by zone. GPU plans have a price in
+# every zone, also where there are none, and plans that are no longer offered keep theirs: SpareCores/sc-crawler,
+# vendors/_upcloud.py, with answers of the API in its comments.
 _PLANS = (
     ("DEV-1xCPU-1GB-10GB", 1, 1024, 10, "standard", 0, "", {"fi-hel1": 0.4464, "de-fra1": 0.4464, "us-chi1": 0.4464}),
     ("1xCPU-2GB", 1, 2048, 50, "maxiops", 0, "", {"fi-hel1": 2.5, "de-fra1": 2.2321, "us-chi1": 2.2321}),
     ("HICPU-8xCPU-12GB", 8, 12288, 100, "maxiops", 0, "", {"fi-hel1": 14.2, "de-fra1": 13.9}),
     ("CLOUDNATIVE-1xCPU-4GB", 1, 4096, 0, "", 0, "", {"fi-hel1": 1.2, "de-fra1": 1.2}),
-    ("GPU-8xCPU-64GB-1xL40S", 8, 65536, 0, "", 1, "NVIDIA L40S", {"fi-hel1": 95.0}),
-)
+    (
+        "GPU-8xCPU-64GB-1xL40S", 8, 65536, 0, None, 1, "NVIDIA L40S",
+        {"fi-hel1": 111.1607, "de-fra1": 111.1607, "us-chi1": 111.1607},
+    ),
+    ("1xCPU-1GB", 1, 1024, 25, "maxiops", 0, "", {"fi-hel1": 1.1309, "de-fra1": 1.1309, "us-chi1": 1.1309}),
+)  # fmt: skip
+NOT_OFFERED = ("1xCPU-1GB",)
+GPU_STOCK = {"fi-hel1": {"GPU-8xCPU-64GB-1xL40S": 10}, "de-fra1": {"GPU-8xCPU-64GB-1xL40S": 0}}
+"""As GET /device/availability tells it: github.com/UpCloudLtd/upcloud-go-api, upcloud/device_test.go."""
 STORAGE_CENTS = {"maxiops": 0.0312, "standard": 0.0118, "hdd": 0.0078}
 BACKUP_CENTS = 0.0078
 IPV4_CENTS = 0.45
 
+# UUID, title, and size in GiB: no clone is smaller. Of the last, UUID and title as somebody's servers have them.
 TEMPLATES = (
-    ("01000000-0000-4000-8000-000020080100", "Debian GNU/Linux 13 (Trixie)"),
-    ("01000000-0000-4000-8000-000030220200", "Ubuntu Server 22.04 LTS (Jammy Jellyfish)"),
-    ("01000000-0000-4000-8000-000030240200", "Ubuntu Server 24.04 LTS (Noble Numbat)"),
-    ("01000000-0000-4000-8000-000030240201", "Ubuntu Server 24.04 LTS (Noble Numbat) with NVIDIA drivers and CUDA"),
+    ("01000000-0000-4000-8000-000020080100", "Debian GNU/Linux 13 (Trixie)", 4),
+    ("01000000-0000-4000-8000-000030220200", "Ubuntu Server 22.04 LTS (Jammy Jellyfish)", 4),
+    ("01000000-0000-4000-8000-000030240200", "Ubuntu Server 24.04 LTS (Noble Numbat)", 4),
+    ("01000000-0000-4000-8000-000030700200", "Ubuntu Server 24.04 LTS (with NVIDIA drivers & CUDA)", 30),
 )
 
 
@@ -148,6 +158,7 @@ def plans() -> list[dict[str, Any]]:
     for name, cores, memory, storage, tier, gpus, model, _ in _PLANS:
         plan: dict[str, Any] = {"name": name, "core_number": cores, "memory_amount": memory}
         plan |= {"storage_size": storage, "storage_tier": tier, "public_traffic_out": 1024}
+        plan["current_offering"] = "no" if name in NOT_OFFERED else "yes"
         shown.append(plan | ({"gpu_amount": gpus, "gpu_model": model} if gpus else {}))
     return shown
 
@@ -164,17 +175,24 @@ def prices() -> list[dict[str, Any]]:
     return zones
 
 
+def gpu_stock() -> dict[str, Any]:
+    return {
+        zone: {"gpu_plans": {name: {"amount": amount} for name, amount in plans.items()}}
+        for zone, plans in GPU_STOCK.items()
+    }
+
+
 def templates() -> list[dict[str, Any]]:
     return [
         {
             "access": "public",
             "license": 0,
-            "size": 4,
+            "size": size,
             "state": "online",
             "template_type": "cloud-init",
             "title": title,
             "type": "template",
             "uuid": uuid,
         }
-        for uuid, title in TEMPLATES
+        for uuid, title, size in TEMPLATES
     ]

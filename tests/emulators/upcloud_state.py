@@ -142,9 +142,14 @@ class Account:
             raise ApiError("PLAN_INVALID", "The plan does not exist.")
         if f"server_plan_{plan['name']}" not in PRICES[zone]:
             raise ApiError("ZONE_INVALID", "The plan is not sold in this zone.")
+        if plan.get("gpu_amount") and not schema.GPU_STOCK.get(zone, {}).get(plan["name"]):
+            raise ApiError("SERVER_RESOURCES_UNAVAILABLE", "There are no GPUs of this model in the zone.")
+        sizes_gib = {uuid: size for uuid, _, size in schema.TEMPLATES}
         for device in body["storage_devices"]["storage_device"]:
-            if device["action"] == "clone" and device.get("storage") not in {uuid for uuid, _ in schema.TEMPLATES}:
+            if device["action"] == "clone" and device.get("storage") not in sizes_gib:
                 raise ApiError("STORAGE_NOT_FOUND", "The template does not exist.")
+            if device["action"] == "clone" and device.get("size", 10) < sizes_gib[device["storage"]]:
+                raise ApiError("SIZE_INVALID", "The storage is smaller than its template.")
             if "title" not in device:
                 raise ApiError("STORAGE_TITLE_MISSING", "A storage needs a title.")
         if body.get("metadata") != "yes":

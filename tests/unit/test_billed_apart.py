@@ -11,7 +11,7 @@ import pytest
 
 from tasks.clouds.request import LiveServer
 from tasks.domain.lifecycle import BudgetError
-from tasks.domain.money import BILLED_APART, billed_apart_usd_per_hour
+from tasks.domain.money import BEYOND_INCLUDED, BILLED_APART, billed_apart_usd_per_hour
 from tasks.provision import Order, ServerKeys, _create
 from tasks.settings import Settings
 from tasks.wiring import Services
@@ -48,7 +48,9 @@ def create(home: Path, vendor: str, disk_gib: int, cap_usd: str = "1") -> tuple[
         ("azure", 64, Decimal("0.005") + Decimal("0.165") * 64 * 2 / 730),
         ("gcp", 33, Decimal("0.005") + Decimal("0.10") * 33 * 2 / 730),
         ("hetzner", 100, Decimal(0)),
-        ("upcloud", 100, Decimal(0)),
+        ("upcloud", 0, Decimal(0)),  # plans with storage: in their price
+        ("upcloud", 20, Decimal(0)),
+        ("upcloud", 100, Decimal("0.27") * 75 * 2 / 730),  # plans without: 25 GiB are in their price
     ],
 )
 def test_disk_and_address_cost_what_their_vendor_asks(vendor: str, disk_gib: int, usd_per_hour: Decimal) -> None:
@@ -57,7 +59,7 @@ def test_disk_and_address_cost_what_their_vendor_asks(vendor: str, disk_gib: int
 
 
 def test_every_rate_has_its_day_and_source() -> None:
-    for apart in BILLED_APART.values():
+    for apart in (*BILLED_APART.values(), *BEYOND_INCLUDED.values()):
         assert apart.day.year >= 2026 and "/" in apart.source
 
 

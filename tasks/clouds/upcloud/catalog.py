@@ -1,5 +1,7 @@
 """What UpCloud sells, where, and for how much, from its API: `/plan` says what, `/price` says where and for how much.
 
+GPU plans have a price in every zone and stand in a few: those `/device/availability` tells, and how many are left.
+
 Prices are hundredths of the account's currency per hour (developers.upcloud.com/1.3/4-pricing; 2.2321 for the plan
 that is sold for 15 per 28 days).
 """
@@ -11,7 +13,7 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any
 
-from upcloud_api import CloudManager
+from upcloud_api import CloudManager, UpCloudAPIError
 
 from tasks.clouds.base import ServerType
 from tasks.clouds.upcloud.inventory import VENDOR
@@ -22,12 +24,12 @@ MAX_AGE_S = 3600.0
 _PLAN_PRICE = "server_plan_"
 _MIB, _GIB = 2**20, 2**30
 _DEFAULT_STORAGE_GIB = 25
-"""What a plan without storage is priced with; a boot disk that is asked for is created at its own size."""
+"""What a plan without storage is priced with; what a boot disk has beyond is billed apart (domain/money.py)."""
 
 
 class Catalog:
-    """Read at first use and kept for an hour. zones: the only ones to offer; empty for all. currency: of the account,
-    where its credentials may not read that; empty to ask."""
+    """Read at first use and kept for an hour. zones: the only ones to offer; empty for all. currency: of the prices,
+    where neither they nor the account tell it; empty to ask."""
 
     def __init__(self, manager: CloudManager, zones: Sequence[str], currency: str, now: Callable[[], float]) -> None:
         self._manager = manager
@@ -54,10 +56,11 @@ class Catalog:
         return self._known[name]
 
     def default_names(self) -> tuple[str, ...]:
-        """The cheapest plan of each family (general purpose, HICPU, HIMEM, DEV, ...) without a GPU."""
+        """The cheapest plan of each family (general purpose, HICPU, HIMEM, DEV, ...) without a GPU, of those that
+        UpCloud still offers: old ones keep their prices, for the servers that have them."""
         cheapest: dict[str, ServerType] = {}
         for offer in sorted(self.server_types(), key=lambda o: (o.price_per_hour, o.name)):
-            if not offer.gpus:
+            if not offer.gpus and self._plans[offer.name].get("current_offering") != "no":
                 cheapest.setdefault(_family(offer.name), offer)
         return tuple(offer.name for offer in cheapest.values())
 
@@ -71,16 +74,22 @@ class Catalog:
             now_unix_s = self._now()
             if 0 <= now_unix_s - self._read_unix_s < MAX_AGE_S:
                 return
-            currency = self._currency or account_currency(self._manager)
-            zones = self._manager.get_prices()["prices"]["zone"]
+            prices = self._manager.get_prices()["prices"]
+            currency = self._currency or price_currency(self._manager, prices)
             plans = self._manager.get_server_plans()["plans"]["plan"]
+            stock = _gpu_stock(self._manager) if any(plan.get("gpu_amount") for plan in plans) else None
             self._plans = {str(plan["name"]): plan for plan in plans}
-            kinds = [self._kind(plan, zones, currency, now_unix_s) for plan in plans]
+            kinds = [self._kind(plan, prices["zone"], stock, currency, now_unix_s) for plan in plans]
             self._known = {kind.name: kind for kind in kinds if kind is not None}
             self._read_unix_s = now_unix_s
 
     def _kind(
-        self, plan: dict[str, Any], zones: list[dict[str, Any]], currency: str, now_unix_s: float
+        self,
+        plan: dict[str, Any],
+        zones: list[dict[str, Any]],
+        stock: dict[str, set[str]] | None,
+        currency: str,
+        now_unix_s: float,
     ) -> ServerType | None:
         name = str(plan["name"])
         prices = {
@@ -91,6 +100,8 @@ class Catalog:
         if not prices:
             return None
         wanted = [place for place in prices if not self._zones or place in self._zones]
+        if plan.get("gpu_amount") and stock is not None:
+            wanted = [place for place in wanted if name in stock.get(place, ())]
         places = tuple(sorted(wanted, key=lambda place: (prices[place], place)))
         return ServerType(
             vendor=VENDOR,
@@ -110,8 +121,23 @@ class Catalog:
         )
 
 
-def account_currency(manager: CloudManager) -> str:
-    """Raises ConfigError where the credentials may not read it."""
+def _gpu_stock(manager: CloudManager) -> dict[str, set[str]] | None:
+    """The GPU plans that each zone has left; None where the API does not tell, and then a create finds it out. (The SDK
+    has no call for it.)"""
+    try:
+        zones = manager.api.get_request("/device/availability")
+    except UpCloudAPIError:
+        return None
+    return {
+        str(zone): {str(name) for name, left in (devices.get("gpu_plans") or {}).items() if left.get("amount")}
+        for zone, devices in zones.items()
+    }
+
+
+def price_currency(manager: CloudManager, prices: dict[str, Any]) -> str:
+    """As the price list says it, or else the account. Raises ConfigError where the credentials may read neither."""
+    if prices.get("currency"):
+        return str(prices["currency"])
     username = manager.get_account()["account"]["username"]
     details = manager.api.get_request(f"/account/details/{username}")["account"]
     currency = str(details.get("currency") or "")

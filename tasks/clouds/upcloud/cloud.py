@@ -61,8 +61,9 @@ class UpCloud:
     ) -> None:
         self._manager = manager
         self._catalog = Catalog(manager, zones, currency, now)
+        self._currency = currency
         self._now = now
-        self._templates: dict[bool, str] = {}
+        self._templates: dict[bool, dict[str, Any]] = {}
 
     # -- what there is --
 
@@ -95,8 +96,8 @@ class UpCloud:
         except Exception as exc:
             raise errors.NotSentError(f"nothing was sent: {exc}") from exc
         disk = Storage(
-            os=template,
-            size=_disk_gib(spec, plan),
+            os=str(template["uuid"]),
+            size=_disk_gib(spec, plan, template),
             tier=plan.get("storage_tier") or "maxiops",
             title=f"{spec.name} disk",
             labels=labels,
@@ -120,10 +121,10 @@ class UpCloud:
         )
         return server_resource(vars(made))
 
-    def _template(self, *, gpus: int) -> str:
+    def _template(self, *, gpus: int) -> dict[str, Any]:
         wanted = gpus > 0
         if wanted not in self._templates:
-            self._templates[wanted] = str(find_template(self._manager, gpus=gpus)["uuid"])
+            self._templates[wanted] = find_template(self._manager, gpus=gpus)
         return self._templates[wanted]
 
     def get(self, ref: Ref) -> Resource | None:
@@ -210,10 +211,11 @@ class UpCloud:
 
     def doctor(self) -> Sequence[Check]:
         """Looks at credentials, credits, limits and templates; creates and deletes nothing."""
-        return examine(self._manager)
+        return examine(self._manager, self._currency)
 
 
-def _disk_gib(spec: CreateSpec, plan: dict[str, Any]) -> int:
-    """What is asked for, and at least what the plan includes: that is paid for anyway."""
+def _disk_gib(spec: CreateSpec, plan: dict[str, Any], template: dict[str, Any]) -> int:
+    """What is asked for, and at least what the plan includes, which is paid for anyway, and what the template needs."""
     asked = math.ceil(spec.disk_bytes / _GIB)
-    return max(asked, int(plan.get("storage_size") or 0), _SMALLEST_DISK_GIB)
+    least = (int(plan.get("storage_size") or 0), int(template.get("size") or 0), _SMALLEST_DISK_GIB)
+    return max(asked, *least)

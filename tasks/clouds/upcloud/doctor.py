@@ -8,10 +8,11 @@ from decimal import Decimal
 from upcloud_api import CloudManager
 
 from tasks.clouds.base import Check, ErrorKind
-from tasks.clouds.upcloud.catalog import account_currency
+from tasks.clouds.upcloud.catalog import price_currency
 from tasks.clouds.upcloud.client import every
 from tasks.clouds.upcloud.errors import classify
 from tasks.clouds.upcloud.images import find_template
+from tasks.domain.errors import UnsupportedError
 
 _ADVICE = {
     ErrorKind.AUTH: "Use a sub-account with API access, allowed from this address: People, Add new, in the console.",
@@ -19,8 +20,9 @@ _ADVICE = {
 }
 
 
-def examine(manager: CloudManager) -> list[Check]:
-    """Checks in the order in which they depend on each other; without an identity there are no others."""
+def examine(manager: CloudManager, currency: str = "") -> list[Check]:
+    """Checks in the order in which they depend on each other; without an identity there are no others. currency: what
+    the user says of it."""
     identity = _try("identity", lambda: _identify(manager))
     if not identity.ok:
         return [identity]
@@ -30,7 +32,7 @@ def examine(manager: CloudManager) -> list[Check]:
         _try("credits", lambda: _credits(manager)),
         _try("quotas", lambda: _quotas(manager)),
         _try("images", lambda: _images(manager)),
-        _try("prices", lambda: _prices(manager)),
+        _try("prices", lambda: _prices(manager, currency)),
         _try("leftovers", lambda: _leftovers(manager)),
     ]
 
@@ -79,12 +81,17 @@ def _quotas(manager: CloudManager) -> Check:
 
 
 def _images(manager: CloudManager) -> Check:
-    plain = find_template(manager, gpus=0)
-    return Check(name="images", ok=True, detail=str(plain["title"]))
+    plain = str(find_template(manager, gpus=0)["title"])
+    try:
+        with_drivers = str(find_template(manager, gpus=1)["title"])
+    except UnsupportedError:
+        with_drivers = "none, so that no GPU plan can be had"
+    return Check(name="images", ok=True, detail=f"{plain}; for GPUs {with_drivers}")
 
 
-def _prices(manager: CloudManager) -> Check:
-    return Check(name="prices", ok=True, detail=f"prices are in {account_currency(manager)}")
+def _prices(manager: CloudManager, currency: str) -> Check:
+    told = currency or price_currency(manager, manager.get_prices()["prices"])
+    return Check(name="prices", ok=True, detail=f"prices are in {told}")
 
 
 def _leftovers(manager: CloudManager) -> Check:
