@@ -35,7 +35,7 @@ class VendorLimits:
 DEFAULTS: Mapping[str, VendorLimits] = {
     # RunInstances: a bucket of its own that refills at 2 a second, one call a server; the first vCPU quota binds.
     "aws": VendorLimits(alive=200, creates_per_s=2.0, burst=50),
-    # ARM writes: 10 a second per subscription and region; of the 68 calls of a run five are writes, and one a delete.
+    # ARM writes: 10 a second per subscription and region; of the 66 calls of a run five are writes, and one a delete.
     "azure": VendorLimits(alive=200, creates_per_s=1.5, burst=20),
     # 1,500 a minute for the default group, of which a server run takes 43.
     "gcp": VendorLimits(alive=200, creates_per_s=2.0, burst=50),

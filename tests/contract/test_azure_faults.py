@@ -189,8 +189,11 @@ def test_a_size_that_is_restricted_or_not_sold_is_refused_before_anything_is_mad
     for (size, place), expected in cases.items():
         found = refused(world, server_type=size, place=place)
         assert (found.kind, found.scope, found.code) == expected
-    grid = refused(world, server_type="Standard_NV6ads_A10_v5", gpus=1)
-    assert (grid.kind, grid.scope) == (ErrorKind.UNSUPPORTED, Scope.SERVER_TYPE)
+    # Microsoft has CUDA drivers for NCasT4_v3, NC_A100_v4 and NCads_H100_v5, and for these only GRID drivers:
+    # https://learn.microsoft.com/azure/virtual-machines/linux/n-series-driver-setup
+    for size in ("Standard_NV6ads_A10_v5", "Standard_NC128ds_xl_RTXPRO6000BSE_v6"):
+        grid = refused(world, server_type=size, gpus=1)
+        assert (grid.kind, grid.scope, grid.code) == (ErrorKind.UNSUPPORTED, Scope.SERVER_TYPE, "NoImage")
     assert not [call for call in world.calls() if "createOrUpdate" in call]
 
 

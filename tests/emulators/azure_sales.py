@@ -144,6 +144,16 @@ SIZES: dict[str, Sold] = {
             regions=("westeurope",),
         ),
         Sold(
+            name="Standard_NC128ds_xl_RTXPRO6000BSE_v6",
+            family="StandardNCRTXPRO6000BSEv6Family",
+            vcpus=128,
+            memory_gib=512,
+            usd_per_hour="9.15",
+            gpus=1,
+            generations="V2",
+            regions=("westeurope",),
+        ),
+        Sold(
             name="Standard_M128ms",
             family="standardMSFamily",
             vcpus=128,

@@ -115,7 +115,7 @@ def image(spec: CreateSpec, size: Size) -> compute.ImageReference:
     if spec.gpus and size.confidential:
         raise _no_image(spec, "no image with a GPU driver is a confidential one")
     if spec.gpus and size.needs_grid_driver:
-        raise _no_image(spec, "its partitioned GPU needs NVIDIA's GRID driver, which no image has")
+        raise _no_image(spec, "its GPU needs NVIDIA's GRID driver, which no image has")
     if spec.gpus:
         publisher, offer, sku = HPC
     else:

@@ -106,17 +106,22 @@ class AzureCloud:
         wanted = CloudId.parse(ref.cloud_id) if ref.cloud_id else None
         if wanted is not None and wanted.kind not in (SERVER, GROUP):
             return next((r for r in self.list_owned().resources if r.cloud_id == ref.cloud_id), None)
-        group = self._group(wanted.group if wanted else ref.name)
-        if group is None:
-            return None
+        group_name = wanted.group if wanted else ref.name
         if wanted is not None and wanted.kind == GROUP:
-            shown = views.group(group)
-            return shown if shown.cloud_id == ref.cloud_id else None
-        vm = self._machine(group.name or "", wanted.name if wanted else ref.name)
+            group = self._group(group_name)
+            shown = views.group(group) if group else None
+            return shown if shown is not None and shown.cloud_id == ref.cloud_id else None
+        vm = self._machine(group_name, wanted.name if wanted else ref.name)
         if vm is None or (wanted is not None and views.server_id(vm) != ref.cloud_id):
             return None
         statuses = (vm.instance_view.statuses if vm.instance_view else None) or ()
         self._tell_failure(vm, views.failure(statuses))
+        shown = views.server(vm, statuses=statuses)
+        if shown.state == "pending":
+            return shown  # by one read: many boot at once, and a subscription has 25 reads a second
+        group = self._group(group_name)
+        if group is None:
+            return None
         shown = views.server(vm, group_state=views.group_state(group), statuses=statuses)
         if shown.state != "running":
             return shown

@@ -37,8 +37,9 @@ class Size:
 
     @property
     def needs_grid_driver(self) -> bool:
-        """NV sizes share a GPU out among machines: https://learn.microsoft.com/azure/virtual-machines/linux/n-series-driver-setup."""
-        return re.match(r"Standard_N[VG]", self.name, re.IGNORECASE) is not None
+        """NV sizes share a GPU out among machines, and for NCv6 there is no other driver:
+        https://learn.microsoft.com/azure/virtual-machines/linux/n-series-driver-setup."""
+        return re.match(r"Standard_N(?:[VG]|C.*_RTXPRO6000BSE_v6)", self.name, re.IGNORECASE) is not None
 
     @property
     def places(self) -> tuple[str, ...]:
