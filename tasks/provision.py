@@ -111,6 +111,9 @@ def _create(order: Order, services: Services, keys: ServerKeys, cancel: threadin
 
 ENDED = ("stopping", "stopped", "terminated")
 ASK_EVERY_S = 5.0
+BARE_METAL_ANSWERS_S = 1500.0
+"""Its firmware looks at all of the hardware first, for as long as 20 minutes after EC2 has called it running:
+https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/general-purpose-instances.html."""
 
 
 @dataclass
@@ -196,7 +199,12 @@ def reach(server: LiveServer, keys: ServerKeys, services: Services, cancel: thre
     )
     vendor = server.row.vendor
     watch = VendorWatch(services.cloud(vendor), server.resource.ref(), services.clock(vendor))
-    return Reach(endpoint, services.settings.connect_timeout_s, cancel, watch)
+    return Reach(endpoint, patience_s(server.row.server_type, services.settings.connect_timeout_s), cancel, watch)
+
+
+def patience_s(server_type: str, usual_s: float) -> float:
+    """How long a server that runs may take until it answers."""
+    return max(usual_s, BARE_METAL_ANSWERS_S) if "metal" in server_type.lower() else usual_s
 
 
 async def tear_down(server_run_id: str, services: Services) -> tuple[LedgerRow, ...]:

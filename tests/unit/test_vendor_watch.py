@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from tasks.clouds.clock import WallClock
 from tasks.clouds.lifecycle import create_server
 from tasks.clouds.request import LiveServer
 from tasks.domain.errors import ServerGoneError
-from tasks.provision import ASK_EVERY_S, VendorWatch
+from tasks.provision import ASK_EVERY_S, ServerKeys, VendorWatch, reach
+from tasks.settings import Settings
+from tasks.wiring import Services
 from tests.lifecycle_world import World, make_spec, server_request
 from tests.memory_cloud import LOST, Fault
 
@@ -150,3 +153,16 @@ def test_an_ended_server_is_not_waited_for_and_a_silent_vendor_proves_nothing(wo
     world.clock.sleep(ASK_EVERY_S)
     with pytest.raises(ServerGoneError, match="it is stopping"):
         watched.check()
+
+
+@pytest.mark.parametrize(
+    ("server_type", "patience_s"),
+    [("c7i.4xlarge", 120.0), ("c7i.metal-24xl", 1500.0), ("c3-standard-192-metal", 1500.0)],
+)
+def test_bare_metal_is_waited_for_as_long_as_it_takes(
+    world: World, tmp_path: Path, server_type: str, patience_s: float
+) -> None:
+    live = created(world)
+    live = replace(live, row=replace(live.row, vendor="sim", server_type=server_type))
+    services = Services(Settings(home=tmp_path / "home", cache=tmp_path / "cache"))
+    assert reach(live, ServerKeys(), services, threading.Event()).timeout_s == patience_s
