@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -22,7 +24,8 @@ async def in_thread(work: Callable[..., T], /, *args: Any, on_cancel: Callable[[
     """Run `work` in a thread and return what it returns.
 
     A thread cannot be stopped. When the caller is cancelled, `on_cancel` is called to tell the work to end, and it
-    gets up to GRACE_S to do so before the cancellation goes on: a create that is under way must not be lost sight of.
+    gets up to GRACE_S to do so before the cancellation goes on, however often it is repeated: a create that is under
+    way must not be lost sight of.
     """
     context = contextvars.copy_context()
     future = asyncio.get_running_loop().run_in_executor(_executor, partial(context.run, work, *args))
@@ -31,7 +34,10 @@ async def in_thread(work: Callable[..., T], /, *args: Any, on_cancel: Callable[[
     except asyncio.CancelledError:
         if on_cancel is not None:
             on_cancel()
-        await asyncio.wait([future], timeout=GRACE_S)
+        end_s = time.monotonic() + GRACE_S
+        while not future.done() and (left_s := end_s - time.monotonic()) > 0:
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([future], timeout=left_s)
         if future.done() and not future.cancelled():
             future.exception()  # taken note of; the cancellation is what the caller hears
         raise

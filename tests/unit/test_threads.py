@@ -26,6 +26,27 @@ async def test_a_cancelled_caller_tells_the_work_and_waits_for_it():
     assert ended.is_set()
 
 
+async def test_a_caller_that_is_cancelled_again_still_waits_for_the_work():
+    """An impatient second Ctrl-C while a create is in flight: torn down would be what is not known yet."""
+    started, told, release, ended = (threading.Event() for _ in range(4))
+
+    def work():
+        started.set()
+        assert release.wait(10)
+        ended.set()
+
+    caller = asyncio.create_task(in_thread(work, on_cancel=told.set))
+    await asyncio.to_thread(started.wait, 10)
+    for _ in range(3):
+        caller.cancel()
+        await asyncio.sleep(0.02)
+    assert told.is_set() and not caller.done()
+    release.set()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    assert ended.is_set()
+
+
 async def test_errors_of_the_work_reach_the_caller():
     def work():
         raise ValueError("no")
