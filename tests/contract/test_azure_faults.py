@@ -145,6 +145,13 @@ def test_after_a_refusal_nothing_is_left(world: AzureWorld, code: str, kind: Err
     assert ours(world) == []
 
 
+def test_a_region_that_is_not_for_this_subscription_leaves_the_others_and_no_group(world: AzureWorld) -> None:
+    world.plant(Fault("resourceGroups.createOrUpdate", how="code", code="DisallowedLocation"))
+    found = refused(world)
+    assert (found.kind, found.scope, found.may_exist) == (ErrorKind.UNSUPPORTED, Scope.REGION, False)
+    assert ours(world) == []
+
+
 def test_a_refusal_whose_remains_could_not_be_deleted_says_that_something_may_exist(world: AzureWorld) -> None:
     world.plant(
         Fault("virtualMachines.createOrUpdate", how="code", code="ZonalAllocationFailed"),

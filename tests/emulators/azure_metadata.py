@@ -69,6 +69,12 @@ REFUSALS: dict[str, tuple[int, str]] = {
     "ExpiredAuthenticationToken": (401, "The access token expiry UTC time is earlier than current UTC time."),
     "AuthorizationFailed": (403, "The client does not have authorization to perform action over scope."),
     "ReadOnlyDisabledSubscription": (409, "The subscription is disabled and therefore marked as read only."),
+    # Of a region that takes only customers of its country; met by Spare Cores in jioindiawest, when it made a group.
+    "DisallowedLocation": (
+        400,
+        "The provided location 'jioindiawest' is not permitted for subscription. List of permitted regions is "
+        "'australiacentral,australiaeast'. Please contact support to re-configure subscription.",
+    ),
     "LocationNotAvailableForResourceGroup": (400, "The provided location is not available for resource group."),
     "ResourceGroupBeingDeleted": (
         409,

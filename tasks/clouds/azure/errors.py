@@ -42,7 +42,8 @@ _REFUSED: dict[ErrorKind, dict[Scope, str]] = {
     },
     ErrorKind.UNSUPPORTED: {
         _REGION: "LocationNotAvailableForResourceGroup LocationNotAvailableForResourceType InvalidLocation "
-        "NoRegisteredProviderFound AvailabilityZoneNotSupported ZonesNotAllowedForLocation RequestDisallowedByAzure",
+        "DisallowedLocation NoRegisteredProviderFound AvailabilityZoneNotSupported ZonesNotAllowedForLocation "
+        "RequestDisallowedByAzure",
         _TYPE: "BadRequest InvalidParameter InvalidRequestContent InvalidRequestFormat PlatformImageNotFound "
         "ImageNotFound InvalidTemplateDeployment PropertyNotSupported MarketplacePurchaseEligibilityFailed "
         "VMMarketplaceInvalidInput OperationNotAllowed InvalidResourceReference LinkedInvalidPropertyId",
