@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.clouds.aws.images import Image
 from tasks.clouds.request import LiveServer
 from tasks.domain.lifecycle import BudgetError
 from tasks.domain.money import BEYOND_INCLUDED, BILLED_APART, billed_apart_usd_per_hour
@@ -42,7 +43,8 @@ def create(home: Path, vendor: str, disk_gib: int, cap_usd: str = "1") -> tuple[
     "vendor, disk_gib, usd_per_hour",
     [
         ("aws", 0, Decimal("0.005") + Decimal("0.08") * 8 * 2 / 730),  # the image's 8 GiB
-        ("aws", 100, Decimal("0.005") + Decimal("0.08") * 100 * 2 / 730),
+        ("aws", 63, Decimal("0.005") + Decimal("0.08") * 63 * 2 / 730),
+        ("aws", 100, Decimal("0.005") + (Decimal("0.08") * 100 + Decimal("0.04") * (500 - 125)) * 2 / 730),
         ("azure", 0, Decimal("0.005") + Decimal("0.165") * 32 * 2 / 730),
         ("azure", 33, Decimal("0.005") + Decimal("0.165") * 64 * 2 / 730),  # the next size that there is
         ("azure", 64, Decimal("0.005") + Decimal("0.165") * 64 * 2 / 730),
@@ -56,6 +58,16 @@ def create(home: Path, vendor: str, disk_gib: int, cap_usd: str = "1") -> tuple[
 def test_disk_and_address_cost_what_their_vendor_asks(vendor: str, disk_gib: int, usd_per_hour: Decimal) -> None:
     found = billed_apart_usd_per_hour(vendor, disk_gib * GIB)
     assert usd_per_hour <= found < usd_per_hour + Decimal("1e-8"), "rounded up, never down"
+
+
+def test_the_disks_that_aws_is_asked_for_fast_are_those_that_are_counted_so() -> None:
+    image = Image(image_id="ami-1", root_device="/dev/sda1", devices={"/dev/sda1": 8})
+    apart = BILLED_APART["aws"]
+    for gib in (apart.fast_from_gib - 1, apart.fast_from_gib):
+        (root,) = image.block_device_mappings(gib * GIB)
+        beyond_the_free = root["Ebs"].get("Throughput", 125) - 125
+        counted = apart.fast_usd_per_month if gib >= apart.fast_from_gib else Decimal(0)
+        assert beyond_the_free * Decimal("0.04") == counted
 
 
 def test_every_rate_has_its_day_and_source() -> None:
