@@ -93,15 +93,18 @@ def coverage(
 ) -> None:
     """Show what a sweep measured on which server, and why the rest is missing."""
     from flows import answer_tables
-    from tasks.analysis.questions import coverage_rows
+    from tasks.analysis.questions import coverage_rows, has_decisions
 
     with _lake() as lake:
         rows = coverage_rows(lake, sweep_id=sweep, vendor=vendor)
+        missing = next((r for r in rows if r["main_reason"]), None)
+        explained = missing is not None and has_decisions(lake, missing["sweep_id"], missing["server"])
     if not _printed(rows, as_json, as_csv):
         answer_tables.coverage(rows, limit)
-        missing = next((r for r in rows if r["main_reason"]), None)
-        if missing:
-            render.hint(f"tokensweep explain {missing['server']} --model {missing['model']}")
+        if missing and explained:
+            render.hint(f"tokensweep explain {missing['vendor']}/{missing['server']} --model {missing['model']}")
+        elif not rows:
+            render.hint("tokensweep run")
     if not rows:
         raise typer.Exit(EXIT_NOTHING)
 

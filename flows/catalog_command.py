@@ -73,12 +73,18 @@ def list_types(
     """List what was read of a vendor, cheapest first. Asks no network."""
     import polars as pl
 
+    from tasks.clouds.traits import TRAITS
     from tasks.domain.errors import ConfigError
     from tasks.lake.server_types import newest_reading
 
+    if vendor not in TRAITS:
+        raise ConfigError(f"There is no vendor {vendor!r}.", next_step=f"Known: {', '.join(sorted(TRAITS))}.")
     frame = newest_reading(Path(Settings().lake_root), vendor)
     if frame is None:
-        raise ConfigError(f"{vendor}: its server types were never read here.", next_step="tokensweep catalog refresh")
+        raise ConfigError(
+            f"{vendor}: its server types were never read here.",
+            next_step=f"tokensweep catalog refresh {vendor}, or tokensweep catalog import-sparecores.",
+        )
     fitting = [name for name in frame["name"].unique() if fnmatchcase(name, pattern)]
     chosen = frame.filter(pl.col("name").is_in(fitting)).sort("price_per_hour", "name", "place")
     if as_json:

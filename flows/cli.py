@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Annotated, Literal, NoReturn
 
 import typer
+from pydantic import ValidationError
 
 from flows import (
     answers,
@@ -27,12 +29,17 @@ from flows import (
     what_if_command,
     worker,
 )
-from tasks.domain.errors import TokensweepError
+from tasks.domain.errors import ConfigError, TokensweepError
 from tasks.settings import Settings
 
 EXIT_NOTHING_TO_DO = 3
 EXIT_SOME_FAILED = 4
 EXIT_LEAKS = 6
+WRITTEN_AS: dict[str, Callable[[str], str]] = {
+    "Settings": lambda field: f"TOKENSWEEP_{field.upper()}",
+    "SweepRequest": lambda field: f"--{field.replace('_', '-')}",
+}
+"""How people name the fields of what is checked by Pydantic."""
 
 app = typer.Typer(
     name="tokensweep",
@@ -46,7 +53,7 @@ Preset = Annotated[str, typer.Argument(help="A preset of deployments/presets, or
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Label = Annotated[str, typer.Option(help="Measure again under a new label.")]
 Server = Annotated[str, typer.Option(help="Only this server type.")]
-Sweep = Annotated[str, typer.Option("--sweep", help="A sweep's id; the newest one if left out.")]
+Sweep = Annotated[str, typer.Option("--sweep", help="Only the sweep of this id; all of them if left out.")]
 
 
 @app.command()
@@ -55,7 +62,9 @@ def plan(
     server: Server = "",
     label: Label = "",
     offline: Annotated[bool, typer.Option("--offline", help="By the catalogue as it was last read here.")] = False,
-    max_usd: Annotated[float | None, typer.Option(help="What this much would measure, and what only predict.")] = None,
+    max_usd: Annotated[
+        float | None, typer.Option(min=0.0, help="What this much would measure, and what only predict.")
+    ] = None,
     every: Annotated[bool, typer.Option("--all", help="List every server type, and why each is not run.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -89,7 +98,7 @@ def run(
 @app.command()
 def status(
     sweep: Sweep = "",
-    watch: Annotated[float, typer.Option(help="Show it anew every so many seconds, until Ctrl-C.")] = 0.0,
+    watch: Annotated[float, typer.Option(min=0.0, help="Show it anew every so many seconds, until Ctrl-C.")] = 0.0,
     as_json: Json = False,
 ) -> None:
     """Show how far the sweeps are: server runs, servers that live, money spent and reserved."""
@@ -98,7 +107,9 @@ def status(
 
 @app.command()
 def metrics(
-    port: Annotated[int, typer.Option(help="Serve them on this port until Ctrl-C; else print them once.")] = 0,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Serve them on this port until Ctrl-C; else print them once.")
+    ] = 0,
 ) -> None:
     """Figures for dashboards, as Prometheus reads them: servers, money, the reaper's last pass."""
     commands.show_metrics(Settings(), port)
@@ -164,14 +175,13 @@ def automations(
 
 @app.command()
 def limits(as_json: Json = False) -> None:
-    """Put limits per vendor on the Prefect server of PREFECT_API_URL, shared by all workers: servers at once, creates
-    a second. Those that are there stay as they are."""
+    """Put limits per vendor, shared by all workers, on the Prefect server of PREFECT_API_URL. Those there stay."""
     commands.apply_limits(as_json)
 
 
 @app.command()
 def ui(
-    port: Annotated[int, typer.Option(help="Port of the Prefect server.")] = 4200,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the Prefect server.")] = 4200,
 ) -> None:
     """Start a Prefect server with the sweep form, the cron reaper and this machine as worker. Ctrl-C ends it."""
     from flows.control_room import serve_ui
@@ -185,7 +195,9 @@ for group in (answers, report_command, export_command, import_command, replay_co
 
 
 def main() -> None:
-    """Entry point: errors that we raise on purpose become one line and their exit code."""
+    """Entry point: errors that we raise on purpose become one line and their exit code; so do wrong settings, and files
+    and folders that this user may not reach."""
+    os.environ.setdefault("DO_NOT_TRACK", "1")  # of Prefect's client; its server is told where we start one
     try:
         app()
         code = 0
@@ -194,7 +206,25 @@ def main() -> None:
     except TokensweepError as exc:
         sys.stderr.write(f"tokensweep: {exc}\n")
         code = exc.exit_code
+    except ValidationError as exc:
+        if exc.title not in WRITTEN_AS:
+            raise
+        sys.stderr.write(f"tokensweep: {_wrong_values(exc)} Nothing was started.\n")
+        code = ConfigError.exit_code
+    except OSError as exc:
+        if exc.filename is None:
+            raise
+        sys.stderr.write(f"tokensweep: {exc.filename}: {exc.strerror}. Mend that, or name another place.\n")
+        code = ConfigError.exit_code
     leave(code)
+
+
+def _wrong_values(exc: ValidationError) -> str:
+    """What is wrong with settings or options, by the name under which people wrote them."""
+    written_as = WRITTEN_AS[exc.title]
+    return " ".join(
+        f"{written_as('_'.join(map(str, e['loc'])))}: {e['msg']}, not {e['input']!r}." for e in exc.errors()
+    )
 
 
 def leave(code: int) -> NoReturn:

@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import asdict
 from decimal import Decimal
+from importlib import import_module
 from typing import Any, Literal, cast
 
 from flows import render
@@ -68,9 +69,12 @@ def run_sweep(
     as_json: bool,
     fan_out: Literal["auto", "inline", "workers"] = "auto",
 ) -> int:
+    from flows.request import SweepRequest
     from tasks.presets import load_preset
 
     preset = load_preset(preset_name, settings.presets)
+    cap = float(preset.max_usd) if max_usd is None else max_usd
+    request = SweepRequest(preset=preset_name, mode="run", max_usd=cap, server=server, label=label, fan_out=fan_out)
     if not yes and sys.stdin.isatty():
         show_plan(settings, preset_name, server, label, as_json=False)
         if not render.confirm("Run it?"):
@@ -78,12 +82,9 @@ def run_sweep(
     with prefect_api(settings.home) as wait_for_api:
         from prefect.exceptions import TerminationSignal
 
-        from flows.request import SweepRequest
         from flows.stopping import exit_code
         from flows.sweep import ended, sweep
 
-        cap = max_usd or float(preset.max_usd)
-        request = SweepRequest(preset=preset_name, mode="run", max_usd=cap, server=server, label=label, fan_out=fan_out)
         wait_for_api()
         try:
             with render.progress():
@@ -110,6 +111,12 @@ def run_sweep(
 
 def show_status(settings: Settings, sweep_id: str, as_json: bool, watch_s: float = 0.0) -> None:
     services = open_services(settings)
+    if sweep_id and not services.ledger.server_runs(sweep_id):
+        known = list(dict.fromkeys(run.sweep_id for run in services.ledger.server_runs()))
+        raise ConfigError(
+            f"The ledger has no server run of a sweep {sweep_id!r}.",
+            next_step=f"Sweeps: {', '.join(known[-5:]) or 'none yet; see tokensweep run'}.",
+        )
     if as_json:
         runs = services.ledger.server_runs(sweep_id or None)
         spending = {s: services.ledger.spent(s) for s in dict.fromkeys(r.sweep_id for r in runs)}
@@ -146,23 +153,20 @@ def show_decisions(
     settings: Settings, server: str, model: str, sweep_id: str, as_json: bool, *, cell: str = ""
 ) -> None:
     """`cell`: its chain of evidence, deeper decisions indented below those that rest on them."""
+    from tasks.analysis.questions import no_decisions
     from tasks.domain.evidence_chain import chain
     from tasks.lake import open_lake, query
     from tasks.lake_access import lake_address
 
     sql = """
         SELECT t_s, action, subject, reason, evidence, server_run_id FROM v_decisions
-        WHERE server = ? AND (? = '' OR subject LIKE ? || '%') AND (? = '' OR sweep_id = ?)
+        WHERE ? IN (server, vendor || '/' || server) AND (? = '' OR subject LIKE ? || '%') AND (? = '' OR sweep_id = ?)
         ORDER BY server_run_id, t_s
     """
     lake = open_lake(lake_address(settings), documented=False)
     rows = query(lake, sql, [server, model, model, sweep_id, sweep_id]).to_dicts()
     if not rows:
-        known = [r["server"] for r in query(lake, "SELECT DISTINCT server FROM v_server_runs ORDER BY 1").to_dicts()]
-        raise ConfigError(
-            f"The lake has no decision about server {server!r}" + (f" and model {model!r}." if model else "."),
-            next_step=f"Servers with runs: {', '.join(known) or 'none yet; see tokensweep run'}.",
-        )
+        raise no_decisions(lake, server, model, sweep_id)
     told = [{**r, "evidence": json.loads(r["evidence"] or "{}")} for r in rows]
     if cell:
         runs = dict.fromkeys(r["server_run_id"] for r in told)
@@ -239,16 +243,25 @@ def show_leaks(settings: Settings, as_json: bool) -> int:
     return 0 if report.clean else 6
 
 
-def _need_prefect_server(what: str) -> None:
-    if not os.environ.get("PREFECT_API_URL"):
-        raise ConfigError(f"{what} live on a Prefect server.", next_step="Set PREFECT_API_URL to its address.")
+def _applied(what: str, *arguments: str) -> Any:
+    """What `flows/limits.py` or `flows/automations.py` have put on the Prefect server of PREFECT_API_URL."""
+    url = os.environ.get("PREFECT_API_URL")
+    if not url:
+        raise ConfigError(
+            f"{what.capitalize()} live on a Prefect server.", next_step="Set PREFECT_API_URL to its address."
+        )
+    import httpx
+
+    try:
+        return asyncio.run(import_module(f"flows.{what}").apply(*arguments))
+    except httpx.TransportError as exc:
+        raise ConfigError(
+            f"The Prefect server {url} does not answer: {exc}.", next_step="Start it, or mend PREFECT_API_URL."
+        ) from exc
 
 
 def apply_limits(as_json: bool) -> None:
-    _need_prefect_server("Limits")
-    from flows.limits import apply
-
-    done = asyncio.run(apply())
+    done = _applied("limits")
     if as_json:
         print_json(done)
         return
@@ -257,10 +270,7 @@ def apply_limits(as_json: bool) -> None:
 
 
 def apply_automations(notify_block: str, as_json: bool) -> None:
-    _need_prefect_server("Automations")
-    from flows.automations import apply
-
-    applied = asyncio.run(apply(notify_block))
+    applied = _applied("automations", notify_block)
     if as_json:
         print_json(asdict(applied))
         return

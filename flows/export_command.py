@@ -56,7 +56,8 @@ def sparecores(
     if n := untranslated(rows):
         render.warn(f"{n} rows of gcp and hcloud have the name of the server type as their id; --ids translates")
     if not rows:
-        render.warn("only measurements of real weights are scores; the lake has none")
+        whose = "" if all_sources else " of our own; --all-sources takes imported ones as well"
+        render.warn(f"only measurements of real weights are scores, and the lake has none{whose}")
         raise typer.Exit(3)
 
 

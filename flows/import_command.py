@@ -47,7 +47,7 @@ def sparecores(
         print_json({**values, "unreadable": dict(found.unreadable), "seconds": round(seconds, 3)})
         return
     for what, n in sorted(found.unreadable.items()):
-        render.warn(f"{n} times {what}")
+        render.warn(f"left out, {n:,} × {what}")
     render.out.print(
         f"{found.n_servers} servers, {found.n_runs} runs, {found.n_measured} measured of {found.n_cells} cells, "
         f"{found.n_samples} samples, {seconds:.1f} s\nSource: {SOURCE_URL}, {DATA_LICENCE}"

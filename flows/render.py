@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 PIPE_WIDTH = 180
 TABLE_COLUMNS = 8  # more of them that do not fit are shown one below the other
 ROWS_SHOWN = 60  # of a plan: thousands of rows help nobody on a terminal
+VALUES_SHOWN = 20_000  # of a query; they take two seconds, and 100,000 rows of 60 columns took seven minutes
 
 
 def _console(*, stderr: bool) -> Console:
@@ -43,7 +44,8 @@ err = _console(stderr=True)
 
 
 def hint(command: str) -> None:
-    err.print(Text.assemble(("next: ", "dim"), command))
+    """On one line however long: a command that is broken up cannot be copied."""
+    err.print(Text.assemble(("next: ", "dim"), command), soft_wrap=True)
 
 
 def warn(text: str) -> None:
@@ -139,20 +141,23 @@ def decisions(server: str, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def _evidence(text: str | None) -> str:
     values = json.loads(text or "{}")
-    return ", ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items())
+    return ", ".join(f"{k}={_digits(v)}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items())
 
 
 def frame(data: pl.DataFrame) -> None:
+    """A table, or one line for each value; of a large answer its first rows."""
+    shown = data.head(max(VALUES_SHOWN // max(data.width, 1), 1))
     table = Table()
     for name, dtype in data.schema.items():
-        table.add_column(name, justify="right" if dtype.is_numeric() else "left")
-    for row in data.iter_rows():
+        table.add_column(name, justify="right" if dtype.is_numeric() else "left", overflow="fold")
+    for row in shown.iter_rows():
         table.add_row(*map(_value, row))
     if data.width > TABLE_COLUMNS and _wanted_width(table) > out.width:
-        _records(data)
+        _records(shown)
     else:
         out.print(table)
-    err.print(f"{data.height} rows", style="dim")
+    more = f", the first {shown.height:,} shown; --csv and --json give all" if shown.height < data.height else ""
+    err.print(f"{data.height:,} row{'s' * (data.height != 1)}{more}", style="dim")
 
 
 def _wanted_width(table: Table) -> int:
@@ -170,7 +175,12 @@ def _records(data: pl.DataFrame) -> None:
 
 
 def _value(value: object) -> str:
-    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+    return "" if value is None else _digits(value) if isinstance(value, float) else str(value)
+
+
+def _digits(value: float) -> str:
+    """Four that count; of large numbers those before the point, for nobody reads 2.272e+04 hours."""
+    return f"{value:.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
 
 
 def reap_report(report: Any, recovered: Sequence[Any]) -> None:

@@ -163,7 +163,10 @@ def load_preset(name: str, folder: Path, overrides: dict[str, Any] | None = None
         hint = f"Did you mean {near[0]!r}?" if near else f"Known presets: {', '.join(known) or 'none'}."
         raise ConfigError(f"There is no preset {name!r} ({path}).", next_step=hint)
     try:
-        raw = yaml.safe_load(path.read_text())
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as exc:
+        why = exc.strerror if isinstance(exc, OSError) else "it is no UTF-8 text"
+        raise ConfigError(f"Preset {path} cannot be read: {why}.", next_step="Mend the file and try again.") from exc
     except yaml.YAMLError as exc:
         raise ConfigError(
             f"Preset {path} is not valid YAML: {_where(exc)}.", next_step="Mend the file and try again."

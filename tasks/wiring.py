@@ -105,7 +105,7 @@ class Services:
             raise ConfigError(f"There is no vendor {vendor!r}.", next_step=f"Known: {', '.join(sorted(VENDORS))}.")
         if vendor not in self._opened:
             if why_not := _why_not(vendor):
-                raise ConfigError(f"{vendor}: {why_not}", next_step=f"See docs/vendors/{vendor}.md.")
+                raise ConfigError(f"{vendor}: {why_not}.", next_step=f"See docs/vendors/{vendor}.md.")
             made = IN_HOME[vendor](self.settings) if vendor in IN_HOME else _vendor(vendor).open_cloud()
             self._opened[vendor] = made
         return self._opened[vendor]

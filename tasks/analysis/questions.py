@@ -6,14 +6,16 @@ import difflib
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from typing import Any
 
 from tasks.domain.errors import ConfigError
 from tasks.lake import Lake, query
 
 Row = dict[str, Any]
+MOST_NAMED = 10
 
 
 def best_servers(
@@ -42,11 +44,14 @@ def best_servers(
 
 
 def _moment(text: str) -> str:
-    """A day without a time means all of it."""
-    try:
+    """A day without a time means all of it. Raises ConfigError for what is neither."""
+    with suppress(ValueError):
         return f"{date.fromisoformat(text)} 23:59:59.999999+00"
-    except ValueError:
-        return text
+    try:
+        datetime.fromisoformat(text)
+    except ValueError as exc:
+        raise ConfigError(f"{text!r} is no day: {exc}.", next_step="Write it like 2026-11-01.") from exc
+    return text
 
 
 def _hardware(lake: Lake) -> dict[tuple[str, str], str]:
@@ -147,6 +152,41 @@ def coverage_rows(lake: Lake, *, sweep_id: str = "", vendor: str = "") -> list[R
     wanted = sweep_id or next((sweep for sweep in sweeps if not vendor or vendor in vendors[sweep]), "")
     sql = "FROM v_coverage WHERE sweep_id = ? AND (? = '' OR vendor = ?)"
     return query(lake, sql, [wanted, vendor, vendor]).to_dicts()
+
+
+def has_decisions(lake: Lake, sweep_id: str, server: str) -> bool:
+    """Whether there is something to explain; imported results have no decisions."""
+    sql = "SELECT 1 FROM decisions WHERE sweep_id = ? AND server = ? LIMIT 1"
+    return query(lake, sql, [sweep_id, server]).height > 0
+
+
+def no_decisions(lake: Lake, server: str, model: str, sweep_id: str) -> ConfigError:
+    """Why there is none: the server never ran, its results were imported, or it has no such model or sweep."""
+    sql = """
+        SELECT r.vendor || '/' || r.server AS name, bool_or(d.server_run_id IS NOT NULL) AS decided
+        FROM server_runs AS r LEFT JOIN (SELECT DISTINCT sweep_id, server_run_id FROM decisions) AS d
+        USING (sweep_id, server_run_id) GROUP BY 1 ORDER BY 1
+    """
+    ran = {str(name): bool(decided) for name, decided in query(lake, sql).rows()}
+    found = [name for name in ran if server in (name, name.partition("/")[2])]
+    if not found:
+        ours = [name for name, decided in ran.items() if decided]
+        near = _did_you_mean(server, [*ran, *(name.partition("/")[2] for name in ran)])
+        more = f" and {len(ours) - MOST_NAMED:,} more" if len(ours) > MOST_NAMED else ""
+        return ConfigError(
+            f"The lake has no run of a server {server!r}.{near}",
+            next_step=f"With decisions: {', '.join(ours[:MOST_NAMED]) or 'none yet; see tokensweep run'}{more}.",
+        )
+    if not any(ran[name] for name in found):
+        cells = f"FROM v_coverage WHERE server = '{found[0].partition('/')[2]}'"
+        return ConfigError(
+            f"What the lake has of {found[0]} was imported, and comes without decisions.",
+            next_step=f'How its cells ended: tokensweep query "{cells}".',
+        )
+    wanted = " and ".join(filter(None, (f"model {model!r}" * bool(model), f"sweep {sweep_id!r}" * bool(sweep_id))))
+    return ConfigError(
+        f"The lake has no decision about {found[0]} for {wanted}.", next_step=f"All: tokensweep explain {found[0]}."
+    )
 
 
 def _check_vendor(lake: Lake, vendor: str) -> None:

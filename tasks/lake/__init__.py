@@ -2,7 +2,7 @@
 
 from tasks.lake.assemble import rows_from_events
 from tasks.lake.compaction import Compaction, compact
-from tasks.lake.db import Lake, connect, open_lake, query, view_names
+from tasks.lake.db import Lake, connect, open_lake, query
 from tasks.lake.inventory import LakeProblem
 from tasks.lake.objects import RemoteLake, is_remote
 from tasks.lake.resume import completed_servers, measured_cells
@@ -26,5 +26,4 @@ __all__ = [
     "open_lake",
     "query",
     "rows_from_events",
-    "view_names",
 ]

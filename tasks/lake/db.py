@@ -176,7 +176,6 @@ def query(lake: Lake, sql: str, parameters: Sequence[Any] = ()) -> pl.DataFrame:
 
 @contextmanager
 def _explained(lake: Lake) -> Iterator[None]:
-    known = f"Views: {', '.join(view_names())}. Columns: DESCRIBE v_cells."
     try:
         yield
     except pl.exceptions.DuplicateError as exc:
@@ -188,7 +187,10 @@ def _explained(lake: Lake) -> Iterator[None]:
                 f"The lake has files that cannot be read to the end: {', '.join(map(str, damaged))}.",
                 next_step="Move them out of the lake, then land their server runs again.",
             ) from exc
-        raise ConfigError(f"The query cannot be answered: {_first_lines(str(exc))}", next_step=known) from exc
+        raise ConfigError(
+            f"The query cannot be answered: {_first_lines(str(exc)).rstrip('.')}.",
+            next_step="Views: tokensweep query --list; columns: DESCRIBE v_cells.",
+        ) from exc
 
 
 def _check_reads_only(lake: Lake, sql: str) -> None:
@@ -231,8 +233,3 @@ def _reads(path: Path) -> bool:
 
 def _first_lines(text: str) -> str:
     return " ".join(line.strip() for line in text.split("\n\n")[0].splitlines() if line.strip())
-
-
-def view_names() -> list[str]:
-    """The views for people; the tables of the schema are views as well."""
-    return [item.name for item in CATALOGUE if item.kind == "VIEW"]

@@ -138,12 +138,30 @@ def test_best_that_nothing_meets_names_the_fastest(ask: Any) -> None:
         (("compare", "cheap", "fst"), "Did you mean"),
         (("compare", "cheap", "local/cheap"), "two different servers"),
         (("coverage", "--sweep", "s2"), "Newest: s1"),
+        (("best", "--model", "small", "--tokens", "16", "--at", "2026-13-45"), "Write it like 2026-11-01."),
+        (("explain", "chep"), "Did you mean cheap?"),
+        (("explain", "cheap", "--model", "huge"), "no decision about local/cheap for model 'huge'"),
+        (("query", "FROM v_sped"), "tokensweep query --list"),
     ],
 )
 def test_a_wrong_question_names_the_right_ones(ask: Any, arguments: tuple[str, ...], said: str) -> None:
     result = ask(*arguments)
     assert isinstance(result.exception, ConfigError) and result.exception.exit_code == 2
     assert said in str(result.exception)
+
+
+def test_explain_takes_a_server_by_the_name_that_the_tables_show(ask: Any) -> None:
+    assert rows_of(ask("explain", "local/cheap", "--json")) == rows_of(ask("explain", "cheap", "--json")) != []
+
+
+def test_imported_results_have_nothing_to_explain(ask: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = run_rows("a", "theirs")
+    rows["decisions"] = []
+    land(tmp_path / "lake", "a", rows)
+    monkeypatch.setenv("TOKENSWEEP_HOME", str(tmp_path))
+    assert "tokensweep explain" not in ask("coverage").stderr, "no step that leads nowhere"
+    refused = str(ask("explain", "theirs").exception)
+    assert "imported" in refused and "FROM v_coverage WHERE server = 'theirs'" in refused
 
 
 def test_compare_tells_difference_from_noise(ask: Any) -> None:

@@ -91,3 +91,9 @@ def test_the_sweep_is_the_same_while_what_is_measured_is_the_same(tmp_path):
 def test_every_bundled_preset_is_valid(name):
     preset = load_preset(name, CHECKOUT / "deployments" / "presets")
     assert preset.ladder() and preset.description
+
+
+def test_a_preset_that_is_no_text_is_refused(tmp_path):
+    (tmp_path / "x.yaml").write_bytes(b"\xff\xfe\x00bin")
+    with pytest.raises(ConfigError, match=r"x\.yaml cannot be read: it is no UTF-8 text"):
+        load_preset("x", tmp_path)

@@ -60,3 +60,17 @@ def test_of_a_large_sweep_the_first_servers_and_counts_are_shown(capsys: pytest.
     assert "server-0059" in said and "server-0060" not in said and "2,940 more servers" in said
     (counted,) = [line for line in said.splitlines() if "predicted_too_slow" in line]
     assert counted.count("3,000") == 2 and "gated" in counted
+
+
+def test_of_a_large_answer_the_first_rows_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    n = render.VALUES_SHOWN + 1
+    render.frame(pl.DataFrame({"number": range(n)}))
+    said = capsys.readouterr()
+    assert f"{n - 2}" in said.out and f"{n - 1}" not in said.out
+    assert f"{n:,} rows, the first {n - 1:,} shown; --csv and --json give all" in said.err
+
+
+def test_large_numbers_are_written_in_full(capsys: pytest.CaptureFixture[str]) -> None:
+    render.frame(pl.DataFrame({"h": [22718.4], "small": [0.00012345], "bytes_per_s": [1.25e9]}))
+    said = capsys.readouterr().out
+    assert "22718" in said and "0.0001234" in said and "1250000000" in said and "e+" not in said

@@ -1,0 +1,83 @@
+"""Wrong settings, options, files and addresses, as a person meets them: one line, exit code 2, no stack trace."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from flows.cli import app
+from tasks.domain.errors import ConfigError
+from tests.sshd import free_port
+
+
+def refused(home: Path, *arguments: str, **environment: str) -> str:
+    """What a command in a process of its own says on stderr."""
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.cli", *arguments],
+        env={**os.environ, "TOKENSWEEP_HOME": str(home), **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+    return done.stderr
+
+
+def test_a_wrong_setting_is_named_as_it_is_written(tmp_path: Path) -> None:
+    said = refused(tmp_path, "status", TOKENSWEEP_LOCAL_ISOLATION="strict")
+    assert "TOKENSWEEP_LOCAL_ISOLATION" in said and "'loopback'" in said and "'strict'" in said
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [("--max-usd", "-1", "greater than 0"), ("--max-usd", "0", "greater than 0"), ("--label", "x" * 41, "at most 40")],
+)
+def test_no_money_and_a_long_label_start_nothing(tmp_path: Path, option: str, value: str, says: str) -> None:
+    """No money is not the preset's own cap."""
+    said = refused(tmp_path / "home", "run", "tiny", "--yes", option, value)
+    assert option in said and says in said and "Nothing was started" in said
+    assert not (tmp_path / "home" / "prefect-server.log").exists()
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    assert str(tmp_path / "folder") in refused(tmp_path, "export", "sparecores", "--out", str(tmp_path / "folder"))
+
+
+@pytest.mark.parametrize("what", ["limits", "automations"])
+def test_a_prefect_server_that_does_not_answer_is_named(tmp_path: Path, what: str) -> None:
+    url = f"http://127.0.0.1:{free_port()}/api"
+    said = refused(tmp_path, what, PREFECT_API_URL=url, PREFECT_CLIENT_MAX_RETRIES="0")
+    assert url in said and "PREFECT_API_URL" in said
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("status", "--watch", "-1"), ("metrics", "--port", "70000"), ("plan", "--max-usd", "-1")],
+)
+def test_numbers_out_of_range_are_refused(arguments: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exit_code == 2 and arguments[1] in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("catalog", "list", "hetzne"), "There is no vendor 'hetzne'"),
+        (("catalog", "list", "hetzner"), "tokensweep catalog refresh hetzner"),
+        (("status", "--sweep", "s9"), "no server run of a sweep 's9'"),
+    ],
+)
+def test_what_is_not_there_is_said_with_the_next_step(
+    arguments: tuple[str, ...], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOKENSWEEP_HOME", str(tmp_path))
+    refusal = CliRunner().invoke(app, list(arguments)).exception
+    assert isinstance(refusal, ConfigError) and says in str(refusal), repr(refusal)
