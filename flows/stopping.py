@@ -1,20 +1,28 @@
-"""SIGTERM and SIGINT end a sweep by cancelling its task, as asyncio means it.
+"""SIGTERM, SIGINT and output that nobody reads any more end a sweep by cancelling its task, as asyncio means it.
 
 Prefect's own handler raises in the main thread, wherever that is just then: in a task that only draws a bar the
 exception is stored with that task, nobody hears of it, and the sweep goes on. Every flow that begins installs that
 handler again, so ours is put back on the first lines of both flows.
+
+Output is read by nobody when the worker that a shard belongs to was killed, or a pipe was closed. rich, through which
+Prefect logs, then raises SystemExit wherever a line was just being logged: asyncio leaves its loop in the middle of one
+server run, and cancels the others without waiting for what they had begun.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from uuid import UUID
 
 from prefect.client.schemas.objects import StateType
+from rich.console import Console
 
 ASK_PREFECT_S = 5.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -31,6 +39,8 @@ def stops_on_signals() -> Iterator[None]:
     outermost = _root is None
     if outermost:
         _root = asyncio.current_task()
+        for console in _log_consoles():
+            console.on_broken_pipe = partial(_unread, console)  # type: ignore[method-assign]
     loop = asyncio.get_running_loop()
     with suppress(RuntimeError, ValueError):
         for number in _SIGNALS:
@@ -53,10 +63,23 @@ def exit_code() -> int:
 def _stop(number: signal.Signals) -> None:
     global _came
     if _came is not None:
-        sys.stderr.write("deleting servers, please wait; after kill -9, `tokensweep reap` does it\n")
+        with suppress(OSError):
+            sys.stderr.write("deleting servers, please wait; after kill -9, `tokensweep reap` does it\n")
     _came = number
     if _root is not None:
         _root.cancel()
+
+
+def _log_consoles() -> set[Console]:
+    loggers = [logging.root, *logging.root.manager.loggerDict.values()]
+    handlers = {h for logger in loggers if isinstance(logger, logging.Logger) for h in logger.handlers}
+    return {console for h in handlers if isinstance(console := getattr(h, "console", None), Console)}
+
+
+def _unread(console: Console) -> None:
+    console.quiet = True
+    if _came is None:
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 async def was_cancelled_in_prefect() -> bool:

@@ -13,7 +13,7 @@ what comes out with a subflow that was called.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from copy import copy
 from dataclasses import dataclass
@@ -28,8 +28,12 @@ from prefect.context import FlowRunContext, TagsContext
 from prefect.flow_engine import AsyncFlowRunEngine
 from prefect.states import Cancelled, Running, to_state_create
 
-TAKE_BACK_S = 10.0
-"""How long a run that was cancelled as it began waits for Prefect's API to say so."""
+from flows.whole_requests import carry_to_their_end
+from tasks.threads import to_its_end
+
+TELL_S = 10.0
+"""How long a run that is cancelled waits for Prefect's API to take note. Its client would go on for minutes, and what
+cancels the run waits for it."""
 
 
 class Subflows:
@@ -64,6 +68,20 @@ class _Engine(AsyncFlowRunEngine[..., Any]):
             return self.state  # as it was made
         return await super().set_state(state, force)
 
+    async def handle_crash(self, exc: BaseException) -> None:
+        await self._tell_how_it_ended(super().handle_crash(exc))
+
+    async def handle_cancellation(self, exc: BaseException) -> None:
+        await self._tell_how_it_ended(super().handle_cancellation(exc))
+
+    async def _tell_how_it_ended(self, telling: Coroutine[Any, Any, None]) -> None:
+        """Prefect shields this from the cancellations of anyio alone. A sweep that is stopped cancels its server runs
+        more than once, and each that cut this short would be shown as running for ever."""
+        try:
+            await to_its_end(asyncio.wait_for(telling, TELL_S))
+        except TimeoutError:
+            self.logger.warning("Prefect's API did not take note of its end within %.0f s", TELL_S)
+
     @asynccontextmanager
     async def setup_run_context(self, client: PrefectClient | None = None) -> AsyncIterator[None]:
         """Prefect would read the run again that it has just been given."""
@@ -78,6 +96,7 @@ class _Engine(AsyncFlowRunEngine[..., Any]):
             yield
 
     async def create_flow_run(self, client: PrefectClient) -> FlowRun:
+        carry_to_their_end(client)
         parent = FlowRunContext.get()
         if parent is None or self.subflows is None:
             return await super().create_flow_run(client)
@@ -114,7 +133,7 @@ async def _made(client: PrefectClient, wanted: FlowRunCreate) -> FlowRun:
         return await asyncio.shield(sending)
     except asyncio.CancelledError:
         with suppress(Exception):
-            async with asyncio.timeout(TAKE_BACK_S):
+            async with asyncio.timeout(TELL_S):
                 made = await sending
                 await client.set_flow_run_state(made.id, Cancelled(message="cancelled as it began"), force=True)
         raise

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from tasks.ledger import Ledger, RunState
 from tests.e2e.product import Done, Product
-from tests.flows.installation import Installation, kill_group
+from tests.flows.installation import Installation, kill_tree
 
 PATIENCE_S = 900.0
 ASK_EVERY_S = 1.0
@@ -51,7 +51,7 @@ def chaos(
             lambda: n_landed() >= landed_first or controller.process.poll() is not None, "the first server runs landed"
         )
         assert controller.process.poll() is None, f"it ended before the first blow: {controller.end()}"
-        kill_group(fleet.workers[0])
+        kill_tree(fleet.workers[0])
         go_on("a worker and its shards had been killed")
         fleet.postgres.stop("immediate")
         fleet.postgres.start()

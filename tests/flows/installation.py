@@ -4,13 +4,14 @@ again as often as a test likes."""
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import psutil
 
 from flows.embedded import start_server, wait_until_healthy
 from tests.e2e.product import CHECKOUT, Product
@@ -84,21 +85,24 @@ class Installation:
 
     def kill_server(self) -> None:
         if self.server is not None:
-            kill_group(self.server)
+            kill_tree(self.server)
 
     def close(self) -> None:
         """End everything that was started here."""
         for worker in self.workers:
-            kill_group(worker)
+            kill_tree(worker)
         self.kill_server()
         self.prefect.close()
         self.postgres.remove()
 
 
-def kill_group(process: subprocess.Popen[bytes]) -> None:
-    """SIGKILL to the process and to all that it has started in its session."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+def kill_tree(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL to the process and to all that it has started. A worker's flow runs are in sessions of their own."""
+    with suppress(psutil.NoSuchProcess):
+        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        for member in family:
+            with suppress(psutil.NoSuchProcess):
+                member.kill()
     process.wait()
 
 

@@ -96,6 +96,35 @@ async def parent():
 
 print(json.dumps(asyncio.run(parent())))
 """
+MANY = """
+import asyncio, json
+from prefect import flow
+from prefect.runtime import flow_run
+from flows.subflow import Subflows
+
+running = 0
+
+@flow
+async def child():
+    global running
+    running += 1
+    await asyncio.sleep(3600)
+
+@flow
+async def parent():
+    subflows = Subflows(child)
+    children = [asyncio.create_task(subflows.run(f"child/{n}")) for n in range(40)]
+    while running < len(children):
+        await asyncio.sleep(0.1)
+    for _ in range(3):
+        for one in children:
+            one.cancel()
+        await asyncio.sleep(0.2)
+    await asyncio.gather(*children, return_exceptions=True)
+    return {"parent": str(flow_run.id)}
+
+print(json.dumps(asyncio.run(parent())))
+"""
 COMPARED = ("flow_id", "flow_version", "tags", "state_type", "run_count", "deployment_id", "empirical_policy")
 
 
@@ -165,3 +194,11 @@ def test_one_that_is_cancelled_as_it_begins_does_not_run_for_ever(
     found = carried_out(tmp_path, prefect_url, BEGINNING, "cancel")
     assert found["returned"] == "cancelled"
     assert [run["state_type"] for run in prefect.subflow_runs(found["parent"])] == ["CANCELLED"]
+
+
+def test_none_that_is_cancelled_again_and_again_is_shown_as_running_for_ever(
+    tmp_path: Path, prefect_url: str, prefect: Prefect
+) -> None:
+    """As those of a sweep are that is told to end, and whose process then ends."""
+    found = carried_out(tmp_path, prefect_url, MANY)
+    assert {run["state_type"] for run in prefect.subflow_runs(found["parent"])} == {"CRASHED"}

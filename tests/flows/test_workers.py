@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.e2e.product import CHECKOUT, Product
+from tests.flows.installation import kill_tree
 from tests.flows.prefect_rest import Prefect, eventually
 
 N_SERVERS = 6
@@ -45,21 +45,18 @@ def adhoc(deployments: dict[str, dict[str, Any]], prefect: Prefect) -> Iterator[
 
 @contextmanager
 def worker_process(product: Product) -> Iterator[subprocess.Popen[bytes]]:
-    """A process worker of the pool, in a group of its own so that it can be killed with what it runs."""
+    """A process worker of the pool."""
     process = subprocess.Popen(
         [sys.executable, "-m", "prefect", "worker", "start", "--pool", "tokensweep", "--type", "process"],
         env=product.env() | {"PREFECT_WORKER_QUERY_SECONDS": "1"},
         cwd=CHECKOUT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,
     )
     try:
         yield process
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        kill_tree(process)
 
 
 def start(prefect: Prefect, deployment: dict[str, Any], request: dict[str, Any]) -> str:
@@ -94,13 +91,31 @@ def test_a_killed_worker_loses_no_outcome_and_no_server(
         sweep = start(prefect, adhoc, request)
         (shard,) = eventually(lambda: prefect.subflow_runs(sweep), bool, PATIENCE_S)
         eventually(lambda: prefect.subflow_runs(shard["id"]), lambda runs: len(runs) == N_SERVERS, PATIENCE_S)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        kill_tree(process)
     assert worker.run("reap").rc in (0, 6)
     done = worker.run("run", "--yes", path)
     assert done.rc == 0, str(done)
     assert len({server for server, *_ in worker.cells()}) == N_SERVERS
     assert worker.run("leaks").rc == 0
+
+
+def test_what_a_worker_that_is_killed_alone_leaves_deletes_its_servers_and_ends(
+    adhoc: dict[str, Any], prefect: Prefect, worker: Product
+) -> None:
+    """Nobody can cancel it any more, and nobody reads what it writes: it ends by itself, in good order."""
+    path = preset(worker, "orphaned", vendor_options={"seed": 1, "speedup": 5, "faults": 0.0})
+    request = {"preset": path, "mode": "run", "max_usd": 20.0, "fan_out": "workers"}
+    with worker_process(worker) as process:
+        sweep = start(prefect, adhoc, request)
+        (shard,) = eventually(lambda: prefect.subflow_runs(sweep), bool, PATIENCE_S)
+        eventually(lambda: prefect.subflow_runs(shard["id"]), lambda runs: len(runs) == N_SERVERS, PATIENCE_S)
+        left = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+        process.wait()
+        assert len(left) >= 2, "the sweep and its shard"
+        assert psutil.wait_procs(left, timeout=PATIENCE_S)[1] == []
+    assert {run["state_type"] for run in prefect.subflow_runs(shard["id"])} <= set(FINAL)
+    assert worker.run("leaks").rc == 0, "without a pass of the reaper"
 
 
 def test_cancelling_the_sweep_cancels_its_shards(adhoc: dict[str, Any], prefect: Prefect, worker: Product) -> None:
