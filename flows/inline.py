@@ -56,7 +56,7 @@ async def run_inline(
             finally:
                 place.give_back()
             log.info("%s: %s %s %s", report.server, report.outcome, report.reason, report.detail)
-            await progress.done(report.server, report.outcome, services)
+            await progress.done(report.server, report.outcome, report.reason, services)
             return report
 
     with ExitStack() as stack, temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):

@@ -25,7 +25,7 @@ class OneServerRequest(SweepRequest):
         default="inline",
         title="Where server runs are carried out",
         description="One server needs no other process.",
-        json_schema_extra={"position": 5},
+        json_schema_extra={"position": 6},
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from typing import Literal
 
@@ -57,17 +58,36 @@ class SweepRequest(BaseModel):
         max_length=40,
         json_schema_extra={"position": 4},
     )
+    again: Literal["never", "weekly", "monthly", "quarterly"] = Field(
+        default="never",
+        title="Measure again",
+        description="never: only what is missing. Otherwise what was measured before this week, month or quarter (UTC) "
+        "is stale: all of the preset is measured once in each, under a money cap of its own.",
+        json_schema_extra={"position": 5},
+    )
     fan_out: Literal["auto", "inline", "workers"] = Field(
         default="auto",
         title="Where server runs are carried out",
         description="inline: in this process. workers: by shards on the work pool. auto: workers above "
         f"{INLINE_SERVERS} servers.",
-        json_schema_extra={"position": 5},
+        json_schema_extra={"position": 6},
     )
 
     @property
     def name(self) -> str:
         return Path(self.preset).stem
+
+    def dated(self, today: date) -> SweepRequest:
+        """The same for this week, month or quarter: `again` has become a part of the label, so that the sweep is one of
+        its own, which takes up where it stopped until the next one begins."""
+        year, week, _ = today.isocalendar()
+        period = {
+            "never": "",
+            "weekly": f"{year}-W{week:02}",
+            "monthly": f"{today:%Y-%m}",
+            "quarterly": f"{today.year}-Q{(today.month + 2) // 3}",
+        }[self.again]
+        return self.model_copy(update={"label": f"{self.label} {period}".strip(), "again": "never"})
 
 
 class ShardRequest(BaseModel):

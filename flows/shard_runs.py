@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
@@ -31,7 +31,9 @@ from tenacity import (
 )
 
 from flows.request import ShardRequest
+from flows.work_pool import why_nothing_begins
 from tasks.domain.errors import ConfigError
+from tasks.progress import say
 from tasks.threads import in_thread
 
 T = TypeVar("T")
@@ -44,6 +46,8 @@ CANCEL_PATIENCE_S = 60.0
 LATE_CREATE_S = 5.0
 """How long a create that was cut short may take to show at the server."""
 LOOK_FOR_DEAD_EVERY_S = 30.0
+TELL_WAITING_S, TELL_WAITING_AGAIN_S = 30.0, 600.0
+"""From when no shard has been at work until why is said."""
 ASK_S = 15.0
 PAGE = 200
 
@@ -89,19 +93,34 @@ class ShardRuns:
             self._cut_short = True
             raise
 
-    async def until_final(self, dead: Callable[[Collection[int]], Collection[int]] | None = None) -> None:
-        """Until every shard that was started has ended. dead: which of these numbers are proven to run nowhere any
-        more; Prefect itself does not notice that, and would show them as running for ever."""
-        looked_s = time.monotonic()
+    async def until_final(
+        self,
+        dead: Callable[[Mapping[int, FlowRun]], Collection[int]] | None = None,
+        show: Callable[[], Awaitable[None]] | None = None,
+    ) -> dict[int, StateType]:
+        """Until every shard that was started has ended; returns how, by number. dead: which of these are known to run
+        nowhere any more; Prefect itself does not notice that, and would show them as running for ever. show: called at
+        each look."""
+        looked_s = moved_s = time.monotonic()
+        told_s = float("-inf")
         while open_runs := await self._open():
-            if dead is not None and time.monotonic() - looked_s > LOOK_FOR_DEAD_EVERY_S:
-                looked_s = time.monotonic()
-                begun = {n for n, run in open_runs.items() if run.state and run.state.type is not StateType.SCHEDULED}
+            begun = {n: run for n, run in open_runs.items() if run.state and run.state.type is not StateType.SCHEDULED}
+            now_s = time.monotonic()
+            if begun:
+                moved_s = now_s
+            elif now_s - moved_s > TELL_WAITING_S and now_s - told_s > TELL_WAITING_AGAIN_S:
+                told_s = now_s
+                await _tell_why_nothing_begins(len(open_runs))
+            if dead is not None and now_s - looked_s > LOOK_FOR_DEAD_EVERY_S:
+                looked_s = now_s
                 for number in await in_thread(dead, begun):
                     get_run_logger().error("%s has died", open_runs[number].name)
                     gone: State[Any] = Crashed(message="its process is gone; the sweep that started it has looked")
                     await self._set_state(open_runs[number].id, gone, force=True)
+            if show is not None:
+                await show()
             await asyncio.sleep(POLL_S)
+        return {number: run.state.type for number, run in (await self._all()).items() if run.state}
 
     async def cancel(self) -> None:
         """Cancel every shard that was started or may have been, and wait for their ends, for a while."""
@@ -121,12 +140,15 @@ class ShardRuns:
 
     async def _open(self) -> dict[int, FlowRun]:
         """Those that have not ended, by number."""
+        runs = await self._all()
+        return {number: run for number, run in runs.items() if run.state is None or not run.state.is_final()}
+
+    async def _all(self) -> dict[int, FlowRun]:
         numbers = {key: number for number, key in self._keys.items()}
         found: list[FlowRun] = []
         for page in batched(numbers, PAGE):
             found += await _patiently(partial(_read, page))
-        still_open = [run for run in found if run.state is None or not run.state.is_final()]
-        return {numbers[str(run.idempotency_key)]: run for run in still_open}
+        return {numbers[str(run.idempotency_key)]: run for run in found}
 
     @staticmethod
     async def _set_state(flow_run_id: UUID, state: State[Any], *, force: bool) -> None:
@@ -135,6 +157,12 @@ class ShardRuns:
                 await client.set_flow_run_state(flow_run_id, state, force=force)
 
         await _patiently(send)
+
+
+async def _tell_why_nothing_begins(n_waiting: int) -> None:
+    text = f"{n_waiting} shards wait, and none is at work: {await why_nothing_begins(DEPLOYMENT)}"
+    get_run_logger().warning("%s", text)
+    say("", text)
 
 
 async def _read(keys: Sequence[str]) -> list[FlowRun]:

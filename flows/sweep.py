@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Collection
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from prefect import flow, get_run_logger
@@ -27,6 +28,7 @@ from tasks.maintenance import pass_of_the_reaper, recover
 from tasks.planning import PreparedSweep, configure_vendors, prepare_request
 from tasks.presets import load_preset
 from tasks.progress import say
+from tasks.summary import publish_summary
 from tasks.threads import in_thread, to_its_end
 from tasks.wiring import Services, open_services
 
@@ -46,6 +48,8 @@ class SweepResult(BaseModel):
 
 ended: list[SweepResult] = []
 """The last sweep of this process, known even when Prefect could not store its end."""
+begun: list[str] = []
+"""The sweep that this process has claimed last: what it may have created."""
 
 
 @flow(
@@ -67,6 +71,7 @@ async def sweep(request: SweepRequest) -> SweepResult | State[Any]:
 async def _sweep(request: SweepRequest) -> SweepResult:
     services = open_services()
     log = get_run_logger()
+    request = request.dated(datetime.now(UTC).date())
     vendors = load_preset(request.preset, services.settings.presets).wanted()
     if request.mode == "run":
         say("", "reap")
@@ -87,6 +92,7 @@ async def _sweep(request: SweepRequest) -> SweepResult:
         raise ConfigError("A sweep that runs needs a money cap.", next_step="Set max_usd.")
     if not prepared.to_run():
         return result.model_copy(update={"status": "over_budget" if prepared.plan.over_budget else "nothing_to_do"})
+    begun[:] = [prepared.plan.sweep_id]
     await in_thread(_claim, services, prepared.plan.sweep_id)
     try:
         await in_thread(configure_vendors, prepared, services)
@@ -94,7 +100,8 @@ async def _sweep(request: SweepRequest) -> SweepResult:
     finally:
         await to_its_end(in_thread(_release, services, prepared.plan.sweep_id))
     left = await _prove(prepared, services)
-    failed = [r for r in server_reports if r.outcome in ("failed", "interrupted")]
+    await publish_summary(services, prepared.plan.sweep_id, len(server_reports))
+    failed = [r for r in server_reports if r.outcome not in ("completed", "gated")]
     status = "some_failed" if failed else "completed"
     ended[:] = [result.model_copy(update={"status": status, "servers": server_reports, "left": left})]
     return ended[0]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection
 from decimal import Decimal
 from functools import wraps
 from typing import Any, ParamSpec
@@ -21,15 +22,19 @@ from prefect.artifacts import (
 
 from tasks.domain.sweep_plan import SweepPlan
 from tasks.leaks import LeakReport
+from tasks.ledger import RunState
 from tasks.occurrences import tell_budget, tell_leaks
+from tasks.progress import say
 from tasks.publish import results
 from tasks.threads import in_thread
 from tasks.wiring import Services
 
 P = ParamSpec("P")
 PUBLISH_S = 30.0
-SHOW_EVERY_S = 2.0
-"""Progress of a large sweep; each is a call to Prefect and one to the ledger."""
+SHOW_EVERY_S, LOOK_EVERY_S = 2.0, 15.0
+"""Progress of a large sweep; each is a call to Prefect and one or two to the ledger."""
+MOST_REASONS = 5
+WELL_ENDED = ("completed", "gated")
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +45,8 @@ def best_effort(publish: Callable[P, Awaitable[None]]) -> Callable[P, Awaitable[
     @wraps(publish)
     async def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            await asyncio.wait_for(publish(*args, **kwargs), PUBLISH_S)
+            async with asyncio.timeout(PUBLISH_S):  # wait_for may swallow a cancellation, until Python 3.12
+                await publish(*args, **kwargs)
         except Exception as exc:
             logger.warning("%s: not shown: %s: %s", publish.__name__, type(exc).__name__, exc)
 
@@ -66,12 +72,15 @@ async def publish_plan(plan: SweepPlan) -> None:
 
 
 class SweepProgress:
-    """Servers done out of all and money out of the cap, as a bar that moves."""
+    """Servers done out of all, money out of the cap, the time that is left and what failed, as a bar that moves."""
 
     def __init__(self, sweep_id: str, total: int, cap_usd: Decimal) -> None:
         self.sweep_id, self.total, self.cap_usd, self.n_done = sweep_id, total, cap_usd, 0
+        self.failures: Counter[str] = Counter()
         self.budget_told = False
+        self._began_s = time.monotonic()
         self._shown_s = float("-inf")
+        self.text = ""
         self.artifact_id: UUID | None = None
 
     @best_effort
@@ -82,21 +91,56 @@ class SweepProgress:
         self.artifact_id = created
 
     @best_effort
-    async def done(self, server: str, outcome: str, services: Services) -> None:
-        """One more server; four fifths of the cap are told once, as an event."""
+    async def done(self, server: str, outcome: str, reason: str, services: Services) -> None:
+        """One more server of this process; four fifths of the cap are told once, as an event."""
         self.n_done += 1
-        if self.n_done < self.total and time.monotonic() - self._shown_s < SHOW_EVERY_S:
+        if outcome not in WELL_ENDED:
+            self.failures[reason or outcome] += 1
+        if self.n_done == self.total or time.monotonic() - self._shown_s >= SHOW_EVERY_S:
+            await self._show(services, f"last: {server} ({outcome})")
+
+    @best_effort
+    async def look(self, services: Services, earlier: Collection[str]) -> None:
+        """How far others are with the sweep's servers, by the ledger. earlier: runs that are not of this attempt."""
+        if time.monotonic() - self._shown_s < LOOK_EVERY_S:
             return
+        runs = [
+            r for r in await in_thread(services.ledger.server_runs, self.sweep_id) if r.server_run_id not in earlier
+        ]
+        n_running = sum(run.state is RunState.RUNNING for run in runs)
+        self.n_done = len({(run.vendor, run.server) for run in runs}) - n_running
+        before = self.text
+        await self._show(services, f"{n_running:,} under way")
+        if self.text != before:
+            say("", self.text, self.n_done / self.total)
+
+    async def _show(self, services: Services, more: str) -> None:
         self._shown_s = time.monotonic()
         spent = await in_thread(services.ledger.spent, self.sweep_id)
         if not self.budget_told:
             self.budget_told = tell_budget(self.sweep_id, spent.committed_usd, self.cap_usd)
         money = f"{spent.settled_usd:.4f} USD spent and {spent.reserved_usd:.4f} reserved of {self.cap_usd}"
-        text = f"{self.n_done} of {self.total} servers done, {money}; last: {server} ({outcome})"
+        parts = [f"{self.n_done:,} of {self.total:,} servers done", money, self._left(), self._failed(), more]
+        self.text = "; ".join(part for part in parts if part)
         if self.artifact_id is not None:
-            await aupdate_progress_artifact(
-                self.artifact_id, progress=100.0 * self.n_done / self.total, description=text
-            )
+            share = 100.0 * self.n_done / self.total
+            await aupdate_progress_artifact(self.artifact_id, progress=share, description=self.text)
+
+    def _left(self) -> str:
+        """At the pace so far."""
+        if not 0 < self.n_done < self.total:
+            return ""
+        left_s = (time.monotonic() - self._began_s) / self.n_done * (self.total - self.n_done)
+        unit = "minutes" if left_s >= 120 else "seconds"
+        return f"about {humanize.precisedelta(left_s, minimum_unit=unit, format='%0.0f')} left"
+
+    def _failed(self) -> str:
+        if not self.failures:
+            return ""
+        reasons = ", ".join(f"{reason} {n:,}" for reason, n in self.failures.most_common(MOST_REASONS))
+        return (
+            f"{self.failures.total():,} not completed ({reasons}{', …' if len(self.failures) > MOST_REASONS else ''})"
+        )
 
 
 @best_effort

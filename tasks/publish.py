@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -217,12 +217,21 @@ def run_phases(services: Services, sweep_id: str) -> dict[str, dict[str, float]]
     return out
 
 
-def ended_runs(services: Services, sweep_id: str, since: datetime) -> list[dict[str, Any]]:
-    """The last run of every server of the sweep that has begun since then, from the lake."""
+def ended_runs(
+    services: Services, sweep_id: str, since: datetime, earlier: Collection[str]
+) -> dict[tuple[str, str], dict[str, Any]]:
+    """The last run of every server of the sweep that has begun since then, by vendor and server, from the lake.
+    earlier: ids of runs that had begun before."""
     sql = """
         SELECT vendor, server, server_run_id, outcome, reason, detail FROM server_runs
-        WHERE sweep_id = ? AND started_at >= ?
-        QUALIFY row_number() OVER (PARTITION BY vendor, server ORDER BY started_at DESC) = 1
+        WHERE sweep_id = ? AND started_at >= ? ORDER BY started_at
     """
-    lake = open_lake(lake_address(services.settings), documented=False)
-    return query(lake, sql, [sweep_id, since]).to_dicts()
+    with open_lake(lake_address(services.settings), documented=False) as lake:
+        rows = query(lake, sql, [sweep_id, since]).to_dicts()
+    return {(row["vendor"], row["server"]): row for row in rows if row["server_run_id"] not in earlier}
+
+
+def spend(services: Services, sweep_id: str) -> list[dict[str, Any]]:
+    """What the sweep has cost, by vendor."""
+    with open_lake(lake_address(services.settings), documented=False) as lake:
+        return query(lake, "SELECT * FROM v_spend WHERE sweep_id = ?", [sweep_id]).to_dicts()

@@ -62,6 +62,16 @@ class ServerRun:
     pid: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """Who carries something out. held: it was not released. unix_s: when it last said so. liveness: of its process, as
+    far as that can be seen from here."""
+
+    held: bool
+    liveness: Liveness
+    unix_s: float
+
+
 _ENDED = sa.select(server_runs.c.server_run_id).where(server_runs.c.state != RunState.RUNNING.value)
 
 
@@ -131,11 +141,28 @@ class ServerRuns(Store):
                 )
             conn.execute(sweep_claims.update().where(sweep_claims.c.sweep_id == sweep_id).values(**mine))
 
+    def renew_claim(self, sweep_id: str) -> None:
+        """For those who cannot see this process: it is still at it."""
+        with self._transaction() as conn:
+            conn.execute(sweep_claims.update().where(self._mine(sweep_id)).values(unix_s=self.now()))
+
+    def claim(self, sweep_id: str) -> Claim | None:
+        """None where nobody has ever claimed it."""
+        query = sa.select(sweep_claims).where(sweep_claims.c.sweep_id == sweep_id)
+        with self._transaction(write=False) as conn:
+            found = conn.execute(query).one_or_none()
+        if found is None:
+            return None
+        held = bool(found.controller)
+        return Claim(held=held, liveness=liveness(found.controller) if held else Liveness.UNKNOWN, unix_s=found.unix_s)
+
+    def _mine(self, sweep_id: str) -> sa.ColumnElement[bool]:
+        return sa.and_(sweep_claims.c.sweep_id == sweep_id, sweep_claims.c.controller == self.controller)
+
     def release_sweep(self, sweep_id: str) -> None:
         """This process does not carry it out any more. A second call does nothing."""
-        mine = sa.and_(sweep_claims.c.sweep_id == sweep_id, sweep_claims.c.controller == self.controller)
         with self._transaction() as conn:
-            conn.execute(sweep_claims.update().where(mine).values(controller=""))
+            conn.execute(sweep_claims.update().where(self._mine(sweep_id)).values(controller=""))
 
     def end_run(self, server_run_id: str, state: RunState) -> ServerRun:
         """Record how it ended. A landed run stays landed."""

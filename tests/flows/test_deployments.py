@@ -126,7 +126,8 @@ def assert_whole_run(prefect: Prefect, flow_run_id: str) -> None:
     run = prefect.flow_run(flow_run_id)
     assert (run["state_type"], run["name"]) == ("COMPLETED", "sweep/one-run")
     artifacts = prefect.artifacts(flow_run_id)
-    assert set(artifacts) == {"plan", "progress", "results", "leaks"}
+    assert set(artifacts) == {"plan", "progress", "results", "leaks", "summary"}
+    assert artifacts["summary"]["data"].startswith("# 1 of 1 servers completed\n")
     assert artifacts["progress"]["data"] == 100.0
     assert "Nothing is left" in artifacts["leaks"]["data"]
     for text in (SERVER, "pp128", "tok/s"):

@@ -4,15 +4,24 @@ away: none is made twice, none is forgotten. Real server, real sweep; nobody car
 from __future__ import annotations
 
 import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import yaml
+from prefect.client.schemas.objects import FlowRun
+from prefect.states import Pending
+from prefect.states import Running as RunningState
 
-from tests.e2e.product import Product, Running
+from flows.shards import _Dead
+from tasks.settings import Settings
+from tasks.wiring import open_services
+from tests.e2e.product import CHECKOUT, Product, Running
 from tests.flows.lossy_api import LossyApi
 from tests.flows.prefect_rest import Prefect, eventually
 
@@ -37,6 +46,12 @@ request = SweepRequest(preset=sys.argv[1], mode="run", max_usd=20.0, fan_out="wo
 result = asyncio.run(sweep(request))
 print(result.status, len(result.servers), result.servers[0].reason)
 """
+CLAIM = """
+import sys
+from tasks.wiring import open_services
+open_services().ledger.claim_sweep(sys.argv[1])
+"""
+"""What a shard does before its first server. Here its process ends without a word then."""
 
 
 @pytest.fixture
@@ -128,3 +143,56 @@ def test_a_sweep_waits_for_an_api_that_is_away(
     api.back()
     done = running.end()
     assert done.rc == 0 and done.out.split() == ["some_failed", str(N_SERVERS), "shard_died"], str(done)
+
+
+def test_what_no_worker_takes_up_is_told_with_its_reason(
+    product: Product, prefect: Prefect, shard_worker: str, through: Callable[..., LossyApi]
+) -> None:
+    """A sweep that only waits looks like one that is at work."""
+    running = start(product, "waiting")
+    running.wait_for("no worker of the work pool tokensweep is online")
+    running.signal(signal.SIGINT)
+    running.end()
+    prefect.patch("/work_pools/tokensweep", {"is_paused": True})
+    try:
+        running = start(product, "paused")
+        running.wait_for("prefect work-pool resume tokensweep")
+        running.signal(signal.SIGINT)
+        running.end()
+    finally:
+        prefect.patch("/work_pools/tokensweep", {"is_paused": False})
+    for name in ("waiting", "paused"):
+        assert set(shards(prefect, shard_worker, name).values()) == {"CANCELLED"}
+
+
+def test_a_shard_that_dies_before_its_first_server_does_not_hold_up_its_sweep(
+    product: Product, prefect: Prefect, shard_worker: str
+) -> None:
+    """A killed worker tells nobody. One shard is dead, one was cancelled by itself, one comes to its end."""
+    running = start(product, "died")
+    running.wait_for(f"{N_SERVERS} servers in {N_SHARDS} shards")
+    found = prefect.post("/flow_runs/filter", {"deployments": {"id": {"any_": [shard_worker]}}})
+    own = {run["parameters"]["request"]["number"]: run["id"] for run in found if run["state_type"] == "SCHEDULED"}
+    dead = subprocess.run([sys.executable, "-c", CLAIM, own[1]], env=product.env(), cwd=CHECKOUT, check=False)
+    assert dead.returncode == 0
+    for number, state in ((1, "RUNNING"), (2, "CANCELLED"), (3, "COMPLETED")):
+        prefect.post(f"/flow_runs/{own[number]}/set_state", {"state": {"type": state}, "force": True})
+    done = running.end()
+    assert done.rc == 0 and done.out.split()[:2] == ["some_failed", str(N_SERVERS)], str(done)
+    assert done.out.split()[2] == "shard_died", str(done)
+    assert shards(prefect, shard_worker, "died") == {"1": "CRASHED", "2": "CANCELLED", "3": "COMPLETED"}
+
+
+@pytest.mark.parametrize(("claimed", "lives"), [(True, True), (False, False)])
+def test_a_shard_that_nobody_can_see_is_dead_when_it_has_been_silent_for_long(
+    tmp_path: Path, claimed: bool, lives: bool
+) -> None:
+    services = open_services(Settings(home=tmp_path))
+    run = FlowRun(id=uuid4(), flow_id=uuid4(), state=Pending())
+    if claimed:
+        services.ledger.claim_sweep(str(run.id))
+    dead = _Dead(services, silent_s=0.2)
+    assert dead({1: run}) == []
+    time.sleep(0.3)
+    assert dead({1: run}) == ([] if lives else [1])
+    assert dead({1: run.model_copy(update={"state": RunningState()})}) == [], "something has changed"
