@@ -7,6 +7,7 @@ from pathlib import Path
 from prefect import flow, get_run_logger
 
 from tasks.catalog import refresh
+from tasks.domain.errors import ConfigError
 from tasks.threads import in_thread
 from tasks.wiring import open_services
 
@@ -23,7 +24,9 @@ async def catalog() -> dict[str, int]:
     log = get_run_logger()
     found: dict[str, int] = {}
     problems: list[Exception] = []
-    for cloud in services.clouds():
+    clouds, broken = await in_thread(services.clouds_that_open)
+    problems += [ConfigError(f"{vendor}: {why}") for vendor, why in broken.items()]
+    for cloud in clouds:
         try:
             path, n_types = await in_thread(refresh, cloud, Path(services.settings.lake_root))
         except Exception as exc:

@@ -110,9 +110,12 @@ def metrics(
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Serve them on this port until Ctrl-C; else print them once.")
     ] = 0,
+    address: Annotated[
+        str, typer.Option(help="Where they are served; 0.0.0.0 for a Prometheus on another machine or in a container.")
+    ] = "127.0.0.1",
 ) -> None:
     """Figures for dashboards, as Prometheus reads them: servers, money, the reaper's last pass."""
-    commands.show_metrics(Settings(), port)
+    commands.show_metrics(Settings(), port, address)
 
 
 @app.command()
@@ -146,14 +149,16 @@ def reap(
 ) -> None:
     """Delete what nobody may use any more, prove it, and save what a dead controller had measured."""
     settings = Settings()
-    prefect_setup.prepare(settings.home)
+    prefect_setup.prepare(settings.home, patient=False)
     raise typer.Exit(commands.reap(settings, dry_run, force, as_json))
 
 
 @app.command()
 def leaks(as_json: Json = False) -> None:
     """List what is left behind in all vendors, with age and price. Exit code 6 if there is anything."""
-    raise typer.Exit(commands.show_leaks(Settings(), as_json))
+    settings = Settings()
+    prefect_setup.prepare(settings.home, patient=False)
+    raise typer.Exit(commands.show_leaks(settings, as_json))
 
 
 @app.command()

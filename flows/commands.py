@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from decimal import Decimal
 from importlib import import_module
@@ -83,14 +84,14 @@ def run_sweep(
         from prefect.exceptions import TerminationSignal
 
         from flows.stopping import exit_code
-        from flows.sweep import ended, sweep
+        from flows.sweep import begun, ended, sweep
 
         wait_for_api()
         try:
             with render.progress():
                 result = cast("Any", asyncio.run(sweep(request)))
         except (TerminationSignal, KeyboardInterrupt, asyncio.CancelledError):
-            render.warn("stopped; what was created has been deleted, `tokensweep leaks` proves it")
+            render.warn(_stopped(settings, begun))
             return exit_code()
         except Exception as exc:
             if not ended or isinstance(exc, TokensweepError):
@@ -107,6 +108,19 @@ def run_sweep(
     if result.left:
         return 6
     return {"nothing_to_do": 3, "some_failed": 4, "over_budget": 5}.get(result.status, 0)
+
+
+def _stopped(settings: Settings, sweep_ids: Sequence[str]) -> str:
+    """What has become of the servers of a sweep that was stopped, by the ledger."""
+    try:
+        rows = [row for sweep_id in sweep_ids for row in open_services(settings).ledger.open_rows(sweep_id)]
+    except TokensweepError as exc:
+        return f"stopped; what is left cannot be told: {exc} See `tokensweep leaks`"
+    if not rows:
+        return "stopped; what was created has been deleted, `tokensweep leaks` proves it"
+    sent = sum(row.last_delete_unix_s is not None for row in rows)
+    told = f"; the delete of {sent} of them has been sent" if sent else ""
+    return f"stopped; {len(rows)} servers are not proven gone yet{told}; `tokensweep reap` sees to it, `leaks` shows it"
 
 
 def show_status(settings: Settings, sweep_id: str, as_json: bool, watch_s: float = 0.0) -> None:
@@ -129,22 +143,23 @@ def show_status(settings: Settings, sweep_id: str, as_json: bool, watch_s: float
         )
         return
 
-    def view() -> Any:
+    def view(width: int, height: int | None) -> Any:
         runs = services.ledger.server_runs(sweep_id or None)
         spending = {s: services.ledger.spent(s) for s in dict.fromkeys(r.sweep_id for r in runs)}
-        return render.status(runs, spending, services.ledger.open_rows(sweep_id or None), services.now)
+        alive = services.ledger.open_rows(sweep_id or None)
+        return render.status(runs, spending, alive, services.now, width=width, height=height)
 
     if watch_s:
         render.watch(view, watch_s)
-    render.out.print(view())
+    render.out.print(view(render.out.width, None))
 
 
-def show_metrics(settings: Settings, port: int) -> None:
+def show_metrics(settings: Settings, port: int, address: str) -> None:
     from flows.metrics import exposition, serve
 
     services = open_services(settings)
     if port:
-        serve(services, port)
+        serve(services, port, address)
     else:
         sys.stdout.write(exposition(services))
 
@@ -208,11 +223,14 @@ def show_query(settings: Settings, sql: str, list_views: bool, as_json: bool, as
 
 def reap(settings: Settings, dry_run: bool, force: bool, as_json: bool) -> int:
     from tasks import reaper
+    from tasks.leaks import not_listed
     from tasks.maintenance import recover
 
     services = open_services(settings)
     ledger, whole = services.ledger_or_volatile()
-    report = reaper.reap(services.clouds(), ledger, time.time, time.sleep, dry_run=dry_run, force=force)
+    clouds, broken = services.clouds_that_open()
+    report = reaper.reap(clouds, ledger, time.time, time.sleep, dry_run=dry_run, force=force)
+    report.listed += not_listed(broken, time.time())
     recovered = recover(services) if whole and not dry_run else []
     if as_json:
         print_json(
@@ -235,7 +253,9 @@ def show_leaks(settings: Settings, as_json: bool) -> int:
     from tasks.leaks import leaks
 
     services = open_services(settings)
-    report = leaks(services.clouds(), services.ledger_or_volatile()[0], time.time, rates=settings.exchange_rates)
+    clouds, broken = services.clouds_that_open()
+    ledger, _ = services.ledger_or_volatile()
+    report = leaks(clouds, ledger, time.time, rates=settings.exchange_rates, broken=broken)
     if as_json:
         print_json(asdict(report) | {"clean": report.clean})
     else:

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, generate_latest, start_http_ser
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from tasks.domain.errors import ConfigError
 from tasks.ledger import RunState
 from tasks.wiring import Services
 
@@ -78,12 +79,18 @@ def exposition(services: Services) -> str:
     return generate_latest(_registry(services)).decode()
 
 
-def serve(services: Services, port: int) -> None:
-    """Answer scrapes on the loopback address until SIGINT or SIGTERM."""
+def serve(services: Services, port: int, address: str) -> None:
+    """Answer scrapes on that address until SIGINT or SIGTERM. Raises ConfigError when it cannot be had."""
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
-    server, thread = start_http_server(port, addr="127.0.0.1", registry=_registry(services))
+    try:
+        server, thread = start_http_server(port, addr=address, registry=_registry(services))
+    except (OSError, OverflowError) as exc:
+        raise ConfigError(
+            f"Metrics cannot be served on {address}, port {port}: {exc}.",
+            next_step="Choose another --port or --address.",
+        ) from exc
     ended.wait()
     server.shutdown()
     thread.join()

@@ -19,9 +19,15 @@ EMBEDDED = {
 }
 
 
-def prepare(home: Path, *, verbose: bool = False) -> None:
-    """Give Prefect defaults that fit here. What the environment says already is left alone."""
+def prepare(home: Path, *, verbose: bool = False, patient: bool = True) -> None:
+    """Give Prefect defaults that fit here. What the environment says already is left alone.
+
+    patient False: Prefect is asked for the credentials of some vendors only, and those of the others must not wait
+    minutes for an API that is away.
+    """
     make_home(home)
+    if not patient:
+        os.environ["PREFECT_CLIENT_MAX_RETRIES"] = "1"
     os.environ.setdefault("PREFECT_HOME", str(home / "prefect"))
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO" if verbose else "CRITICAL")
     if not os.environ.get("PREFECT_API_URL"):

@@ -30,6 +30,7 @@ async def reap(dry_run: bool = False) -> int:
     if whole and not dry_run:
         for found in await in_thread(recover, services):
             log.info("%s: landed=%s %s", found.run.server_run_id, found.landed, found.problem)
-    leaks = await in_thread(find_leaks, services.clouds(), ledger, time.time)
+    clouds, broken = await in_thread(services.clouds_that_open)
+    leaks = await in_thread(lambda: find_leaks(clouds, ledger, time.time, broken=broken))
     await publish_leaks(leaks)
     return 0 if leaks.clean else max(len(leaks.items) + len(leaks.unproven), 1)

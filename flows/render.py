@@ -85,43 +85,78 @@ def _plain_line(step: Step) -> None:
     sys.stderr.write(f"{time.monotonic() - _started:7.1f} s  {step.server or 'sweep'}{share}: {step.what}\n")
 
 
+SWEEPS_SHOWN = 6
+_AROUND_RUNS = 8  # lines of `status` beside its lists: titles, frames, and what is left out
+_LINES_FOR_ONE = 8  # lines of a terminal for each sweep, and for each server that lives, before its list is cut off
+
+
 def status(
-    runs: Sequence[Any], spending: Mapping[str, Any], alive: Sequence[Any], now: Callable[[str], float]
+    runs: Sequence[Any],
+    spending: Mapping[str, Any],
+    alive: Sequence[Any],
+    now: Callable[[str], float],
+    *,
+    width: int = PIPE_WIDTH,
+    height: int | None = None,
 ) -> RenderableType:
-    """now: the time by the clock of a vendor. Runs under way come first; of ended ones the newest are shown."""
+    """now: the time by the clock of a vendor. What counts comes first, then the single runs, those under way first; of
+    ended ones the newest are shown, as many as fit into the height."""
     if not runs:
         return Text("No sweep has been started yet. next: tokensweep plan")
-    shown = sorted(runs, key=lambda r: (r.ended_unix_s is not None, -r.started_unix_s))[:ROWS_SHOWN]
-    table = Table(title="Server runs", title_justify="left")
-    for name in ("sweep", "server", "state", "started", "seconds", "controller"):
-        table.add_column(name)
-    for r in shown:
-        seconds = (r.ended_unix_s or now(r.vendor)) - r.started_unix_s
-        started = humanize.naturaltime(now(r.vendor) - r.started_unix_s)
-        table.add_row(r.sweep_id, r.server, r.state.value, started, f"{seconds:.0f}", f"pid {r.pid} on {r.host}")
-    parts: list[RenderableType] = [table]
-    if len(runs) > len(shown):
-        parts.append(f"… and {len(runs) - len(shown)} more; --json has them all.")
-    states = Counter(r.state.value for r in runs)
-    parts.append(", ".join(f"{n} {state}" for state, n in states.most_common()))
-    for sweep_id, money in spending.items():
-        parts.append(f"{sweep_id}: {money.settled_usd:.4f} USD spent, {money.reserved_usd:.4f} USD reserved")
+    ordered = sorted(runs, key=lambda r: (r.ended_unix_s is not None, -r.started_unix_s))
+    sweeps = list(dict.fromkeys(r.sweep_id for r in ordered))
+    most_sweeps = SWEEPS_SHOWN if height is None else min(SWEEPS_SHOWN, max(height // _LINES_FOR_ONE, 1))
+    most_alive = ROWS_SHOWN if height is None else max(height // _LINES_FOR_ONE, 1)
+    parts: list[RenderableType] = [
+        _sweep_line(sweep_id, runs, spending.get(sweep_id)) for sweep_id in sweeps[:most_sweeps]
+    ]
+    wrapped = sum(len(str(line)) > width for line in parts)
+    if len(sweeps) > most_sweeps:
+        parts.append(f"… and {len(sweeps) - most_sweeps} more sweeps; --json has them all.")
     parts.append(f"{len(alive)} servers alive or not yet proven gone")
-    parts += [f"  {row.vendor} {row.name} ({row.server_type}): {row.state.value}" for row in alive[:ROWS_SHOWN]]
+    parts += [f"  {row.vendor} {row.name} ({row.server_type}): {row.state.value}" for row in alive[:most_alive]]
+    rows = ROWS_SHOWN if height is None else max(height - len(parts) - wrapped - _AROUND_RUNS, 1)
+    parts.append(_runs_table(ordered[:rows], now, width))
+    if len(runs) > rows:
+        parts.append(f"… and {len(runs) - rows} more; --json has them all.")
     return Group(*parts)
 
 
-def watch(view: Callable[[], RenderableType], every_s: float) -> None:
-    """Show it anew every few seconds, until Ctrl-C; one below the other where there is no terminal."""
+def _sweep_line(sweep_id: str, runs: Sequence[Any], money: Any) -> Text:
+    states = Counter(r.state.value for r in runs if r.sweep_id == sweep_id)
+    text = f"{sweep_id}: " + ", ".join(f"{n} {state}" for state, n in states.most_common())
+    if money is not None:
+        text += f"; {money.settled_usd:.4f} USD spent, {money.reserved_usd:.4f} USD reserved"
+    return Text(text, "bold" if states["running"] else "")
+
+
+def _runs_table(runs: Sequence[Any], now: Callable[[str], float], width: int) -> Table:
+    """On a narrow terminal without the columns that say least."""
+    table = Table(title="Server runs", title_justify="left")
+    n_columns = 6 if width >= 140 else 5 if width >= 100 else 4
+    names = ("server", "state", "seconds", "started", "sweep", "controller")[:n_columns]
+    for name in names:
+        table.add_column(name, no_wrap=True, justify="right" if name == "seconds" else "left")
+    for r in runs:
+        seconds = (r.ended_unix_s or now(r.vendor)) - r.started_unix_s
+        started = humanize.naturaltime(now(r.vendor) - r.started_unix_s)
+        cells = (r.server, r.state.value, f"{seconds:.0f}", started, r.sweep_id, f"pid {r.pid} on {r.host}")
+        table.add_row(*cells[: len(names)])
+    return table
+
+
+def watch(view: Callable[[int, int | None], RenderableType], every_s: float) -> None:
+    """Show it anew every few seconds, until Ctrl-C; one below the other where there is no terminal. view: takes its
+    width and height, None for any."""
     if not out.is_terminal:
         while True:
-            out.print(view())
+            out.print(view(out.width, None))
             sys.stdout.flush()
             time.sleep(every_s)
-    with Live(view(), console=out, auto_refresh=False, screen=True) as live:
+    with Live(view(out.width, out.height), console=out, auto_refresh=False, screen=True) as live:
         while True:
             time.sleep(every_s)
-            live.update(view(), refresh=True)
+            live.update(view(out.width, out.height), refresh=True)
 
 
 def decisions(server: str, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
+from types import MappingProxyType
 
 from tasks.clouds.base import Cloud, Listing, Resource
 from tasks.clouds.clock import WallClock, clock_of
@@ -57,6 +58,14 @@ class Listed:
     @property
     def state(self) -> str:
         return "complete" if self.complete else f"INCOMPLETE: {'; '.join(self.problems) or 'it said no why'}"
+
+
+def not_listed(broken: Mapping[str, str], now_unix_s: float) -> tuple[Listed, ...]:
+    """For vendors that could not be opened, with why: nothing is known of them, and every report says so."""
+    return tuple(
+        Listed(vendor=vendor, places=(), listed_unix_s=now_unix_s, complete=False, n_resources=0, problems=(why,))
+        for vendor, why in broken.items()
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,13 +273,14 @@ def leaks(
     *,
     rules: Rules = DEFAULT_RULES,
     rates: Mapping[str, Rate] = KNOWN_RATES,
+    broken: Mapping[str, str] = MappingProxyType({}),
 ) -> LeakReport:
     """List every cloud and say what is left behind. Changes nothing. now: for vendors without a clock of their own.
-    rates: for price lists in other currencies."""
+    rates: for price lists in other currencies. broken: vendors that cannot be opened, and why."""
     items: list[Leak] = []
     absent: list[tuple[Leak, str]] = []
     in_use: list[Decision] = []
-    listed: list[Listed] = []
+    listed = list(not_listed(broken, now()))
     for cloud in clouds:
         found = _whole_survey(cloud, ledger, clock_of(cloud, WallClock(now)).now, rules)
         listed.append(found.listed())

@@ -16,6 +16,7 @@ from tasks.clouds.accounts import account_of
 from tasks.domain.errors import TokensweepError
 from tasks.domain.reaping import DEFAULT_RULES
 from tasks.domain.run_plan import RunPlan
+from tasks.leaks import not_listed
 from tasks.ledger import RunState, ServerRun
 from tasks.planning import known_type
 from tasks.publish import RunRecord, land_now
@@ -159,15 +160,15 @@ def pass_of_the_reaper(
     prove_s: float | None = None,
     dry_run: bool = False,
 ) -> ReapReport:
-    """One pass over every vendor that is set up, or over these and those that the ledger knows open resources of;
-    leaves the heartbeat without which nothing is created.
+    """One pass over every vendor that is set up and can be opened, or over these and those that the ledger knows open
+    resources of; leaves the heartbeat without which nothing is created.
 
     prove_s: how long to wait for proofs, by default as long as the vendors' listings need for them.
     """
-    clouds = services.clouds(vendors)
+    clouds, broken = services.clouds_that_open() if vendors is None else (services.clouds(vendors), {})
     if prove_s is None:
         prove_s = PROVE_S + 4 * max((cloud.traits.visibility_lag_s for cloud in clouds), default=0.0)
-    return reap(
+    report = reap(
         clouds,
         services.ledger_or_volatile()[0],
         time.time,
@@ -176,6 +177,8 @@ def pass_of_the_reaper(
         dry_run=dry_run,
         reaper_id=f"sweep-{uuid.uuid4().hex[:8]}",
     )
+    report.listed += not_listed(broken, time.time())
+    return report
 
 
 def heartbeat_is_fresh(services: Services, vendor: str) -> bool:

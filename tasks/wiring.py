@@ -16,7 +16,7 @@ from tasks.catalog import OfflineCatalog
 from tasks.clouds.base import Cloud
 from tasks.clouds.clock import Clock, clock_of
 from tasks.clouds.traits import TRAITS
-from tasks.domain.errors import ConfigError
+from tasks.domain.errors import ConfigError, TokensweepError
 from tasks.domain.lifecycle import LedgerError
 from tasks.settings import Settings
 
@@ -139,6 +139,21 @@ class Services:
         if vendors is None:
             wanted |= {vendor for vendor in VENDORS if _is_used(vendor, self.settings)}
         return [self.cloud(vendor) for vendor in VENDORS if vendor in wanted]
+
+    def clouds_that_open(self) -> tuple[list[Cloud], dict[str, str]]:
+        """For the reaper: every vendor that is set up here or that the ledger knows open resources of, and, of those
+        that cannot be opened, why: one broken account must not keep it from the others."""
+        found: list[Cloud] = []
+        broken: dict[str, str] = {}
+        of_ledger = self._vendors_of_ledger()
+        for vendor in VENDORS:
+            try:
+                if vendor in of_ledger or _is_used(vendor, self.settings):
+                    found.append(self.cloud(vendor))
+            except Exception as exc:  # an SDK may raise anything while its account is opened
+                broken[vendor] = str(exc) if isinstance(exc, TokensweepError) else f"{type(exc).__name__}: {exc}"
+                logger.error("%s cannot be opened: %s", vendor, broken[vendor])
+        return found, broken
 
     def accounts(self) -> list[str]:
         """Vendors that are set up here with an account."""

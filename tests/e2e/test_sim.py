@@ -127,6 +127,27 @@ def test_forty_servers_with_faults_and_a_kill_end_whole_paid_and_gone(product: P
     assert {key: after[key] for key in before} == before, "what was measured before the kill is kept"
 
 
+def test_an_account_that_cannot_be_opened_keeps_the_reaper_from_no_other(product: Product, prefect_url: str) -> None:
+    """A Prefect block that was deleted, or whose Prefect server is away: what other vendors hold bills on."""
+    product.environment["PREFECT_API_URL"] = prefect_url
+    options = {"seed": 1, "speedup": 10, "faults": 0.0}
+    running = product.start("run", "--yes", preset(product, servers=["c3a-8"], vendor_options=options))
+    running.wait_for(": connect")
+    running.kill()
+    running.end()
+    assert cloud_of(product).bill().n_existing > 0
+    product.environment["TOKENSWEEP_HETZNER_BLOCK"] = "nobody"
+    leaks = product.run("leaks")
+    assert leaks.rc == 6 and "left behind" in leaks.out and "of hetzner nothing is proven" in leaks.out
+    done = product.run("reap")
+    assert done.rc == 6 and "Traceback" not in done.err, "of hetzner nothing is proven"
+    assert "hetzner-credentials/nobody" in done.out and "listed sim" in done.out, str(done)
+    assert [thing for thing in cloud_of(product).existing() if thing.ours] == []
+    assert "hetzner-credentials/nobody" in product.run("leaks", "--json").out
+    del product.environment["TOKENSWEEP_HETZNER_BLOCK"]
+    assert product.run("leaks").rc == 0
+
+
 def test_until_it_is_chosen_the_simulated_cloud_is_not_looked_at(product: Product) -> None:
     path = preset(product, servers=["c3a-8", "t4x1-4"])
     plan = product.run("plan", path, "--json")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from io import StringIO
 from types import SimpleNamespace
 
 import polars as pl
 import pytest
+from rich.console import Console
 
 from flows import render
 from flows.closing import _ended_otherwise, _speeds
@@ -74,3 +76,32 @@ def test_large_numbers_are_written_in_full(capsys: pytest.CaptureFixture[str]) -
     render.frame(pl.DataFrame({"h": [22718.4], "small": [0.00012345], "bytes_per_s": [1.25e9]}))
     said = capsys.readouterr().out
     assert "22718" in said and "0.0001234" in said and "1250000000" in said and "e+" not in said
+
+
+@pytest.mark.parametrize(("columns", "lines"), [(80, 24), (80, 40), (200, 60)])
+def test_status_fits_a_terminal_with_what_counts_at_its_top(columns: int, lines: int) -> None:
+    """Three thousand servers, several sweeps: `--watch` shows one screen, and cuts off what does not fit."""
+    sweeps = [f"weekly-fleet-{n:08x}" for n in range(9)]
+    run = {"vendor": "aws", "host": "ip-10-0-0-17.eu-west-1.compute.internal", "pid": 4711, "started_unix_s": 100.0}
+    runs = [
+        SimpleNamespace(
+            **run,
+            sweep_id=sweeps[i % 9],
+            server=f"m7i-flex.{i}xlarge",
+            ended_unix_s=None if i < 90 else 200.0,
+            state=SimpleNamespace(value="running" if i < 90 else "landed"),
+        )
+        for i in range(3000)
+    ]
+    money = SimpleNamespace(settled_usd=123.4567, reserved_usd=76.5)
+    alive = [
+        SimpleNamespace(vendor="aws", name=f"tokensweep-{i}", server_type="m7i", state=SimpleNamespace(value="live"))
+        for i in range(90)
+    ]
+    screen = Console(file=StringIO(), width=columns, height=lines, highlight=False, markup=False)
+    screen.print(render.status(runs, dict.fromkeys(sweeps, money), alive, lambda _: 300.0, width=columns, height=lines))
+    shown = screen.file.getvalue().splitlines()
+    assert len(shown) <= lines, "\n".join(shown)
+    assert "10 running" in shown[0] and "123.4567 USD spent" in " ".join(shown[:2])
+    assert any("90 servers alive" in line for line in shown) and any("more; --json" in line for line in shown)
+    assert any("running" in line and "m7i-flex" in line for line in shown)
