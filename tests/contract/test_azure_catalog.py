@@ -128,7 +128,7 @@ def test_doctor_looks_at_everything_and_creates_nothing(world: AzureWorld) -> No
         ),
         True,
     ), checks
-    assert "100 cores left" in checks["quota in westeurope"].detail
+    assert "1000 cores left" in checks["quota in westeurope"].detail
     assert not [call for call in world.calls() if not call.endswith((".get", ".list"))]
     assert world.existing() == []
 

@@ -173,17 +173,37 @@ def test_throttled_creates_keep_what_they_have_and_go_on(world: AzureWorld) -> N
 
 
 def test_quotas_are_told_apart_from_stockouts_by_their_text() -> None:
-    quotas = {("westeurope", "total"): 4, ("westeurope", "spot"): 0}
+    quotas = {("westeurope", "total"): 4, ("westeurope", "spot"): 4}
     with open_world(quotas=quotas) as world:
         world.cloud.create(spec_of(world, 1))
+        world.cloud.create(spec_of(world, 5, spot=True))
         regular, spot = refused(world, 2), refused(world, 3, spot=True)
         assert [(f.kind, f.scope, f.code) for f in (regular, spot)] == [
             (ErrorKind.QUOTA, Scope.REGION, "OperationNotAllowed")
         ] * 2
         assert "Total Regional Cores" in regular.message and "LowPriorityCores" in spot.message
         world.sleep(30)
-        assert ours(world) == EVERYTHING  # of the first
+        assert ours(world) == sorted(EVERYTHING * 2)  # of the first two
         world.cloud.create(spec_of(world, 4, place="eastus-1"))
+
+
+@pytest.mark.parametrize("name", ["total", "standardDASv5Family", "spot"])
+def test_what_a_quota_can_never_hold_is_refused_before_anything_is_made(name: str) -> None:
+    with open_world(quotas={("westeurope", name): 3}) as world:
+        found = refused(world, spot=name == "spot")
+        assert (found.kind, found.scope, found.may_exist) == (ErrorKind.QUOTA, Scope.REGION, False)
+        refused(world, 2, place="westeurope-2", spot=name == "spot")
+        assert world.calls().count("usages.list") == 1, "limits are read once for many creates"
+        assert not [call for call in world.calls() if "createOrUpdate" in call]
+        world.emulator.shop.quotas = {}
+        world.sleep(901)  # somebody has asked for more
+        world.cloud.create(spec_of(world, 3, spot=name == "spot"))
+
+
+def test_quotas_that_cannot_be_read_keep_nothing_from_being_made(world: AzureWorld) -> None:
+    world.plant(Fault("usages.list", how="html_502"))
+    world.cloud.create(spec_of(world))
+    assert ours(world) == EVERYTHING
 
 
 def test_a_size_that_is_restricted_or_not_sold_is_refused_before_anything_is_made(world: AzureWorld) -> None:

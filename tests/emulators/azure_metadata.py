@@ -147,9 +147,11 @@ def _usages(call: Call, shop: Shop) -> list[dict[str, Any]]:
     if "Microsoft.Network" in call.path:
         return [_usage("PublicIPAddresses", 0, 1000), _usage("IPv4StandardSkuPublicIpAddresses", 0, shop.ips)]
     limit = shop.quotas.get
+    families = sorted({sold.family for sold in SIZES.values()})
     return [
-        _usage("cores", 0, limit((region, "total"), 100)),
-        _usage("lowPriorityCores", 0, limit((region, "spot"), 100)),
+        _usage("cores", 0, limit((region, "total"), 1000)),
+        _usage("lowPriorityCores", 0, limit((region, "spot"), 1000)),
+        *(_usage(family, 0, limit((region, family), 1000)) for family in families),
     ]
 
 

@@ -31,6 +31,7 @@ from tasks.clouds.azure.identity import (
     split_arm_id,
 )
 from tasks.clouds.azure.listing import Inventory
+from tasks.clouds.azure.quotas import Quotas
 from tasks.clouds.azure.skus import Skus
 from tasks.clouds.base import Check, Classified, CreateSpec, Listing, Ref, Resource, ServerType
 from tasks.clouds.traits import TRAITS
@@ -70,7 +71,13 @@ class AzureCloud:
         self._now = now
         self._skus = Skus(self._clients)
         self._creation = Creation(
-            clients=self._clients, skus=self._skus, now=now, sleep=sleep, network_s=network_s, poll_s=poll_s
+            clients=self._clients,
+            skus=self._skus,
+            quotas=Quotas(self._clients, now),
+            now=now,
+            sleep=sleep,
+            network_s=network_s,
+            poll_s=poll_s,
         )
         self._failures_told: set[str] = set()
 

@@ -24,6 +24,7 @@ from tasks.clouds.azure import bodies
 from tasks.clouds.azure.clients import Clients
 from tasks.clouds.azure.errors import AzureCloudError, classify, is_absent, refusal
 from tasks.clouds.azure.identity import STAMP_TAG, Place, Stamp, decode_tags, encode_tags, is_ours
+from tasks.clouds.azure.quotas import Quotas
 from tasks.clouds.azure.skus import Size, Skus
 from tasks.clouds.azure.views import group_state
 from tasks.clouds.base import INTENT_TAG, Classified, CreateSpec, ErrorKind, Scope
@@ -61,6 +62,7 @@ class Creation:
 
     clients: Clients
     skus: Skus
+    quotas: Quotas
     now: Callable[[], float]
     sleep: Callable[[float], None]
     network_s: float
@@ -75,6 +77,8 @@ class Creation:
         size = self.skus.for_create(spec.server_type, Place.parse(spec.place), spec.arch)
         bodies.image(spec, size)
         given = encode_tags(spec.tags)
+        if spec.name not in self.begun:  # else its answer would say of an earlier try that nothing was made
+            self.quotas.check(size, spot=spec.spot)
         try:
             tags, is_new = self._group(spec, given)
             vm = None if is_new else self._existing(spec)
