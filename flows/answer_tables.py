@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.render import out
+from flows.width import fitting, without
 
 Row = Mapping[str, Any]
 FLAGS_LEGEND = "Flags are explained in docs/lake.md (v_trust); nothing is left out because of one."
@@ -42,7 +43,14 @@ def best(rows: Sequence[Row], title: str, n_all: int, fastest: Row | None) -> No
         }
         for r in rows
     ]
-    out.print(_table(f"{title}: cheapest first", shown))
+    table, left_out = fitting(
+        f"{title}: cheapest first",
+        shown,
+        out,
+        text=("runs on", "flags"),
+        spare=("price read", "place", "runs on", "> × best", "measured"),
+    )
+    out.print(table)
     if n_all > len(rows):
         out.print(f"{n_all - len(rows):,} more: --limit {n_all}")
     said = ["One sequence at a time.", "±: half the 95 % interval of the mean."]
@@ -54,18 +62,9 @@ def best(rows: Sequence[Row], title: str, n_all: int, fastest: Row | None) -> No
         said.append("These prices are of no known day.")
     if any(r.get("flags") for r in rows):
         said.append(FLAGS_LEGEND)
+    if left_out:
+        said.append(without(left_out))
     out.print(" ".join(said), style="dim")
-
-
-def _table(title: str, rows: Sequence[Mapping[str, str | Text]]) -> Table:
-    """Columns that say nothing in any row are left out; those whose name begins with > are numbers."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
-    names = [name for name in rows[0] if any(row[name] for row in rows)]
-    for name in names:
-        table.add_column(name.removeprefix("> "), justify="right" if name.startswith("> ") else "left")
-    for row in rows:
-        table.add_row(*(row[name] for name in names))
-    return table
 
 
 def _hardware(text: str) -> str:
@@ -76,12 +75,13 @@ def _hardware(text: str) -> str:
 def comparison(found: Any) -> None:
     title = "Median tokens/s ± standard deviation; ratio to the first server"
     table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("model")
-    table.add_column("cell")
+    table.add_column("model", overflow="fold")
+    table.add_column("cell", no_wrap=True)
     for name in found.servers:
         price = found.usd_per_hour.get(name)
         shown_price = "no price" if price is None else f"{_usd(price)} USD/h"
-        table.add_column(Text.assemble(f"{name}\n", (shown_price, "dim")), justify="right")
+        heading = name.replace("/", "/\n", 1) if len(found.servers) * 24 > out.width else name
+        table.add_column(Text.assemble(f"{heading}\n", (shown_price, "dim")), justify="right", overflow="fold")
     last = ""
     for cell in found.cells:
         if last and cell["model"] != last:
@@ -129,7 +129,7 @@ def _suspicious(row: Row) -> bool:
 
 def coverage(rows: Sequence[Row], limit: int) -> None:
     if not rows:
-        out.print("There is nothing in the lake to cover yet.")
+        out.print("There is nothing in the lake to cover yet: no sweep has run.")
         return
     models = list(dict.fromkeys(r["model"] for r in sorted(rows, key=lambda r: r["model_bytes"] or 0)))
     servers: dict[tuple[str, str], dict[str, Row]] = {}
@@ -137,17 +137,17 @@ def coverage(rows: Sequence[Row], limit: int) -> None:
         servers.setdefault((r["vendor"], r["server"]), {})[r["model"]] = r
     title = f"Coverage of {rows[0]['sweep_id']}: measured cells of each plan, or why not"
     table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("server")
+    table.add_column("server", no_wrap=True)
     for model in models:
         size = max((r["model_bytes"] or 0 for r in rows if r["model"] == model), default=0)
-        table.add_column(Text.assemble(f"{model}\n", (humanize.naturalsize(size), "dim")))
+        table.add_column(Text.assemble(f"{model}\n", (humanize.naturalsize(size), "dim")), overflow="fold")
     for (vendor, server), cells in list(servers.items())[:limit]:
         table.add_row(f"{vendor}/{server}", *(_covered(cells.get(model)) for model in models))
     out.print(table)
     if len(servers) > limit:
         out.print(f"{len(servers) - limit:,} more: --limit {len(servers)}, or --vendor NAME")
     if len({vendor for vendor, _ in servers}) > 1:
-        out.print(_by_vendor(rows))
+        out.print(fitting("By vendor", _by_vendor(rows), out, text=("most often missing",), spare=())[0])
     n_cells, n_measured = sum(r["n_cells"] for r in rows), sum(r["n_measured"] for r in rows)
     out.print(f"{n_measured:,} of {n_cells:,} cells measured on {len(servers):,} servers.")
     reasons = Counter(r["main_reason"] for r in rows if r["main_reason"])
@@ -156,26 +156,23 @@ def coverage(rows: Sequence[Row], limit: int) -> None:
         out.print(f"Main reason where something is missing, by server and model: {counted}.")
 
 
-def _by_vendor(rows: Sequence[Row]) -> Table:
+def _by_vendor(rows: Sequence[Row]) -> list[dict[str, str | Text]]:
     found: dict[str, list[Row]] = {}
     for row in rows:
         found.setdefault(row["vendor"], []).append(row)
-    return _table(
-        "By vendor",
-        [
-            {
-                "vendor": vendor,
-                "> servers": f"{len({r['server'] for r in some}):,}",
-                "> with a measurement": f"{len({r['server'] for r in some if r['n_measured']}):,}",
-                "> cells": f"{sum(r['n_cells'] for r in some):,}",
-                "> measured": f"{sum(r['n_measured'] for r in some) / sum(r['n_cells'] for r in some):.0%}",
-                "most often missing": _words(
-                    next((r for r, _ in Counter(r["main_reason"] for r in some if r["main_reason"]).most_common(1)), "")
-                ),
-            }
-            for vendor, some in sorted(found.items())
-        ],
-    )
+    return [
+        {
+            "vendor": vendor,
+            "> servers": f"{len({r['server'] for r in some}):,}",
+            "> with a measurement": f"{len({r['server'] for r in some if r['n_measured']}):,}",
+            "> cells": f"{sum(r['n_cells'] for r in some):,}",
+            "> measured": f"{sum(r['n_measured'] for r in some) / sum(r['n_cells'] for r in some):.0%}",
+            "most often missing": _words(
+                next((r for r, _ in Counter(r["main_reason"] for r in some if r["main_reason"]).most_common(1)), "")
+            ),
+        }
+        for vendor, some in sorted(found.items())
+    ]
 
 
 def _covered(row: Row | None) -> Text:

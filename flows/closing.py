@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
 from flows.render import ROWS_SHOWN, err, hint, out, warn
+from flows.width import Cell, fitting, wanted_width
 
+WIDE_PCT = 10  # as the flag wide_interval of v_trust
+WIDE_SHARE = 0.25
 _MARK = {
     "measured": "green",
     "gated": "yellow",
@@ -38,6 +42,7 @@ def closing(services: Any, result: Any) -> None:
     _beside_the_ladder(beside_the_ladder(services, result.sweep_id))
     for doubt in doubts(services, result.sweep_id):
         warn(doubt)
+    _uncertain(rows)
     _phases(run_phases(services, result.sweep_id))
     bad = [report for report in result.servers if report.outcome not in ("completed", "gated")]
     for report in bad[:ROWS_SHOWN]:
@@ -47,37 +52,76 @@ def closing(services: Any, result: Any) -> None:
     _footer(services, result, rows)
 
 
+def _uncertain(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Where many intervals are wide, the machine or its host was busy, and no single number should be quoted."""
+    measured = [r for r in rows if r["outcome"] == "measured"]
+    wide = [r for r in measured if (r["half_width_pct"] or 0) > WIDE_PCT]
+    if len(wide) >= WIDE_SHARE * len(measured) and wide:
+        warn(
+            f"{len(wide):,} of {len(measured):,} cells are uncertain by more than ±{WIDE_PCT} %, as on a busy machine: "
+            "when it is idle (tokensweep doctor), measure again with --label"
+        )
+
+
 def _speeds(sweep_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
     from tasks.artifacts import cell_text
 
     lengths = list(
         dict.fromkeys((r["task"], r["n_tokens"]) for r in sorted(rows, key=lambda r: (r["task"], r["n_tokens"])))
     )
-    table = Table(title=f"Sweep {sweep_id}: median tokens/s ± half-width of the 95 % interval", title_justify="left")
-    table.add_column("server")
-    table.add_column("model")
-    for task, n in lengths:
-        table.add_column(f"{task}{n}", justify="right")
     lines: dict[tuple[str, str], dict[tuple[str, int], Mapping[str, Any]]] = {}
     for r in rows:
         lines.setdefault((r["server"], r["model"]), {})[r["task"], r["n_tokens"]] = r
-    last = ""
     servers = dict.fromkeys(server for server, _ in lines)
-    shown = set(list(servers)[:ROWS_SHOWN])
-    for (server, model), cells in lines.items():
-        if server not in shown:
-            continue
-        if last and server != last:
-            table.add_section()
-        texts = [_cell(cells.get(length), cell_text) for length in lengths]
-        weights = next(iter(cells.values()))["weights"]
-        table.add_row(server if server != last else "", model + (" *" if weights == "random" else ""), *texts)
-        last = server
+    shown = list(servers)[:ROWS_SHOWN]
+    texts = {key: [_cell(cells.get(length), cell_text) for length in lengths] for key, cells in lines.items()}
+    random = {key for key, cells in lines.items() if next(iter(cells.values()))["weights"] == "random"}
+    names = [f"{task}{n}" for task, n in lengths]
+    title = f"Sweep {sweep_id}: median tokens/s ± half-width of the 95 % interval"
+    table = _wide(title, names, shown, texts, random)
+    if wanted_width(table, out) > out.width:
+        table = _stacked(title, names, shown, texts, random)
     out.print(table)
     if len(servers) > len(shown):
         out.print(f"… and {len(servers) - len(shown):,} more servers: tokensweep query 'FROM v_speed'\n")
     if any(r["weights"] == "random" for r in rows):
         out.print("* weights = random: files of the real architecture made here; speed is real, text is not.")
+
+
+Key = tuple[str, str]
+Texts = Mapping[Key, Sequence[str | Text]]
+
+
+def _wide(title: str, names: Sequence[str], servers: Sequence[str], texts: Texts, random: Collection[Key]) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("server")
+    table.add_column("model")
+    for name in names:
+        table.add_column(name, justify="right")
+    for server in servers:
+        ours = [key for key in texts if key[0] == server]
+        for key in ours:
+            table.add_row(server if key == ours[0] else "", _model(key, random), *texts[key])
+        table.add_section()
+    return table
+
+
+def _stacked(title: str, names: Sequence[str], servers: Sequence[str], texts: Texts, random: Collection[Key]) -> Table:
+    """For narrow terminals: the server on a line of its own, what follows a number below it."""
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("server, model", overflow="fold")
+    for name in names:
+        table.add_column(name, justify="right", overflow="fold")
+    for server in servers:
+        table.add_row(Text(server, "bold"))
+        for key in (key for key in texts if key[0] == server):
+            below = (cell.replace(" ", "\n", 1) if isinstance(cell, str) else cell for cell in texts[key])
+            table.add_row("  " + _model(key, random), *below)
+    return table
+
+
+def _model(key: Key, random: Collection[Key]) -> str:
+    return key[1] + (" *" if key in random else "")
 
 
 def _cell(row: Mapping[str, Any] | None, text: Any) -> str | Text:
@@ -95,18 +139,17 @@ def _ended_otherwise(rows: Sequence[Mapping[str, Any]]) -> None:
     if len(other) > ROWS_SHOWN:
         _reasons(other)
         return
-    table = Table(title="Not measured, and why", title_justify="left")
-    for name in ("server", "cell", "outcome", "reason", "evidence"):
-        table.add_column(name)
-    for r in other:
-        table.add_row(
-            r["server"],
-            f"{r['model']} {r['task']}{r['n_tokens']}",
-            Text(r["outcome"], _MARK[r["outcome"]]),
-            r["reason"],
-            (r["detail"] or "")[:90],
-        )
-    out.print(table)
+    found: list[dict[str, Cell]] = [
+        {
+            "server": r["server"],
+            "cell": f"{r['model']} {r['task']}{r['n_tokens']}",
+            "outcome": Text(r["outcome"], _MARK[r["outcome"]]),
+            "reason": r["reason"],
+            "evidence": r["detail"] or "",
+        }
+        for r in other
+    ]
+    out.print(fitting("Not measured, and why", found, out, text=("cell", "reason", "evidence"), spare=())[0])
 
 
 def _reasons(other: Sequence[Mapping[str, Any]]) -> None:
@@ -128,7 +171,7 @@ def _beside_the_ladder(rows: Sequence[Mapping[str, Any]]) -> None:
         return
     table = Table(title="Beside the ladder", title_justify="left")
     for name in ("server", "model", "what", "changed to", "test", "tok/s"):
-        table.add_column(name, justify="right" if name == "tok/s" else "left")
+        table.add_column(name, justify="right" if name == "tok/s" else "left", overflow="fold")
     for r in rows[:ROWS_SHOWN]:
         lengths = "+".join(str(n) for n in (r["n_prompt"], r["n_gen"]) if n)
         several = f" x {r['n_sequences']}" if r["n_sequences"] else ""
@@ -148,7 +191,12 @@ def _phases(phases: Mapping[str, Mapping[str, float]]) -> None:
         table.add_column(name, justify="right")
     for server, row in list(phases.items())[:ROWS_SHOWN]:
         table.add_row(server, *(f"{row[n]:.1f}" if n in row else "" for n in names))
-    out.print(table)
+    if wanted_width(table, out) <= out.width:
+        out.print(table)
+    else:
+        out.print(Text("Phases, in seconds", "italic"))
+        for server, row in list(phases.items())[:ROWS_SHOWN]:
+            out.print(Text.assemble((server, "bold"), ": ", ", ".join(f"{n} {row[n]:.1f}" for n in names if n in row)))
     if len(phases) > ROWS_SHOWN:
         out.print(f"… and {len(phases) - ROWS_SHOWN:,} more servers: tokensweep query 'FROM v_phases'\n")
 

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.render import ROWS_SHOWN, out
+from flows.width import NUMBER, fitting, without
 from tasks.domain.choose import Choice, Selection
 from tasks.domain.sweep_plan import PlannedServer, SweepPlan
 
@@ -23,6 +24,7 @@ NO_MONEY = "no money left under the cap"
 _RIGHT = frozenset(
     {"vCPU", "memory", "USD/h", "minutes", "USD", "measure", "predict", "known", "left out", "to run", "not run"}
 )
+_SPARE = ("models", NUMBER + "memory", NUMBER + "minutes", NUMBER + "vCPU", "vendor")
 
 
 def plan(sweep_plan: SweepPlan, *, every: bool = False) -> None:
@@ -120,10 +122,12 @@ def _planned(s: PlannedServer) -> tuple[str, ...]:
 def _rows(title: str, names: Sequence[str], rows: Iterable[Sequence[str]], *, as_lines: bool) -> None:
     """A table; or, for thousands of rows, lines whose columns are only padded."""
     if not as_lines:
-        table = _table(title, names)
-        for row in rows:
-            table.add_row(*(_coloured(cell) for cell in row))
-        out.print(table)
+        labels = [NUMBER + name if name in _RIGHT else name for name in names]
+        shown = [dict(zip(labels, map(_coloured, row), strict=True)) for row in rows]
+        if shown:
+            table, left_out = fitting(title, shown, out, text=("models", "run", "why"), spare=_SPARE)
+            out.print(table)
+            out.print(without(left_out), style="dim", end="\n" if left_out else "")
         return
     lines = [names, *rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(names))]
@@ -145,7 +149,7 @@ def _coloured(cell: str) -> str | Text:
 def _table(title: str, names: Sequence[str]) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold")
     for name in names:
-        table.add_column(name, justify="right" if name in _RIGHT else "left")
+        table.add_column(name, justify="right" if name in _RIGHT else "left", overflow="fold")
     return table
 
 

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 import humanize
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.measure import Measurement
+from rich.padding import Padding
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.prompt import Confirm
 from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from flows.width import wanted_width
 from tasks.progress import Step, listening
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 PIPE_WIDTH = 180
 TABLE_COLUMNS = 8  # more of them that do not fit are shown one below the other
 ROWS_SHOWN = 60  # of a plan: thousands of rows help nobody on a terminal
+EVIDENCE_WIDTH = 150  # of a terminal on which a decision's evidence fits beside it
+EVIDENCE_INDENT = 12
 VALUES_SHOWN = 20_000  # of a query; they take two seconds, and 100,000 rows of 60 columns took seven minutes
 
 
@@ -160,22 +163,31 @@ def watch(view: Callable[[int, int | None], RenderableType], every_s: float) -> 
 
 
 def decisions(server: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A table where evidence has room in one; else a line for each decision, and its evidence below."""
     table = Table(title=f"Decisions on {server}", title_justify="left")
-    table.add_column("s", justify="right")
+    table.add_column("s", justify="right", no_wrap=True)
     for name in ("decision", "about", "reason", "evidence"):
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
+    lines: list[RenderableType] = []
     run = ""
     for r in rows:
         if r["server_run_id"] != run:
             run = r["server_run_id"]
             table.add_section()
             table.add_row("", Text(run, "bold"), "", "", "")
-        table.add_row(f"{r['t_s']:.1f}", r["action"], r["subject"], r["reason"], _evidence(r["evidence"]))
-    out.print(table)
+            lines.append(Text(run, "bold"))
+        evidence = _evidence(r["evidence"])
+        table.add_row(f"{r['t_s']:.1f}", r["action"], r["subject"], r["reason"], evidence)
+        lines.append(Text(f"{r['t_s']:8.1f} s  {r['action']} {r['subject']}: {r['reason']}"))
+        if evidence:
+            lines.append(Padding(Text(evidence, "dim"), (0, 0, 0, EVIDENCE_INDENT)))
+    parts: list[RenderableType] = [table] if out.width >= EVIDENCE_WIDTH else lines
+    for part in parts:
+        out.print(part)
 
 
 def _evidence(text: str | None) -> str:
-    values = json.loads(text or "{}")
+    values = {k: v for k, v in json.loads(text or "{}").items() if v != ""}
     return ", ".join(f"{k}={_digits(v)}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items())
 
 
@@ -187,16 +199,12 @@ def frame(data: pl.DataFrame) -> None:
         table.add_column(name, justify="right" if dtype.is_numeric() else "left", overflow="fold")
     for row in shown.iter_rows():
         table.add_row(*map(_value, row))
-    if data.width > TABLE_COLUMNS and _wanted_width(table) > out.width:
+    if data.width > TABLE_COLUMNS and wanted_width(table, out) > out.width:
         _records(shown)
     else:
         out.print(table)
     more = f", the first {shown.height:,} shown; --csv and --json give all" if shown.height < data.height else ""
     err.print(f"{data.height:,} row{'s' * (data.height != 1)}{more}", style="dim")
-
-
-def _wanted_width(table: Table) -> int:
-    return Measurement.get(out, out.options.update(max_width=100_000), table).maximum
 
 
 def _records(data: pl.DataFrame) -> None:
@@ -251,9 +259,11 @@ def leaks(report: Any) -> None:
     """What is left, for how long and how much; and the proof: what was listed for this, where and when."""
     out.print(f"{report.verdict}.", style="bold green" if report.clean else "bold red")
     if report.items or report.unproven:
-        table = Table("vendor", "place", "kind", "name", "why")
+        table = Table()
+        for name in ("vendor", "place", "kind", "name", "why"):
+            table.add_column(name, overflow="fold")
         for name in ("age", "USD/h", "USD so far"):
-            table.add_column(name, justify="right")
+            table.add_column(name, justify="right", overflow="fold")
         for leak in (*report.items, *report.unproven):
             age = "unknown" if leak.age_s is None else humanize.precisedelta(leak.age_s, format="%0.0f")
             so_far = "" if not leak.usd_so_far else f"{leak.usd_so_far:.4f}"

@@ -190,7 +190,11 @@ def doubts(services: Services, sweep_id: str) -> list[str]:
         cells, anchors = query(lake, fell, [sweep_id]).to_dicts(), query(lake, moved, [sweep_id]).to_dicts()
     return [
         *(f"{r['server']}: its GPU could not be used ({r['reason']}); {r['n']} cells are its CPU's" for r in cells),
-        *(f"{r['server']}: {r['task']} of the anchor moved to {r['ratio']:.0%} of its start" for r in anchors),
+        *(
+            f"{r['server']}: the smallest model's {r['task']}, measured once more, had {r['ratio']:.0%} of its speed "
+            "before; all cells of this run are flagged anchor_drift"
+            for r in anchors
+        ),
     ]
 
 

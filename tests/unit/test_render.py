@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from datetime import datetime
 from io import StringIO
 from types import SimpleNamespace
 
@@ -10,7 +12,7 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from flows import render
+from flows import answer_tables, closing, plan_tables, render
 from flows.closing import _ended_otherwise, _speeds
 from flows.plan_tables import _reasons
 from tasks.reaper import ReapReport
@@ -105,3 +107,58 @@ def test_status_fits_a_terminal_with_what_counts_at_its_top(columns: int, lines:
     assert "10 running" in shown[0] and "123.4567 USD spent" in " ".join(shown[:2])
     assert any("90 servers alive" in line for line in shown) and any("more; --json" in line for line in shown)
     assert any("running" in line and "m7i-flex" in line for line in shown)
+
+
+NARROW = 80
+SERVERS = ("local/cpu1-mem2g-400mbit", "azure/Standard_E96as_v4")
+
+
+def _on(width: int, shown: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> str:
+    """What a terminal of so many columns shows; no line is longer, and nothing is cut."""
+    terminal = Console(width=width, highlight=False, markup=False)
+    for module in (render, answer_tables, closing, plan_tables):
+        monkeypatch.setattr(module, "out", terminal)
+    with terminal.capture() as captured:
+        shown()
+    said = captured.get()
+    assert "…" not in said and max(map(len, said.splitlines())) <= width, said
+    return said
+
+
+def _best() -> None:
+    row = {"place": "us-east-1a", "spot": False, "price_usd_per_hour": 0.0308, "tok_per_s": 24.63, "n_samples": 5}
+    row |= {"half_width_pct": 16.8, "usd_per_mtok": 0.348, "ratio_to_best": 17.26, "weights": "random"}
+    row |= {"observed_at": datetime(2026, 2, 12), "price_read_at": datetime(2026, 2, 11), "on_frontier": True}
+    row |= {"runs_on": "96 × AMD EPYC 7452 32-Core Processor", "flags": "wide_interval anchor_drift random_weights"}
+    rows = [row | dict(zip(("vendor", "server"), name.split("/"), strict=True)) for name in SERVERS]
+    answer_tables.best(rows, "llama-7b tg128", 2, None)
+
+
+@pytest.mark.parametrize("width", [NARROW, 100, 120, 180])
+def test_best_fits_a_terminal_with_names_numbers_and_flags_whole(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = _on(width, _best, monkeypatch)
+    for whole in (*SERVERS, "0.0308", "24.6", "16.8 %", "0.348", "wide_interval", "random_weights"):
+        assert said.count(whole) >= 1, whole
+    assert ("No room here for: price read" in " ".join(said.split())) == (width < 180), "what is left out is said"
+
+
+def test_the_closing_table_fits_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = [{**c, "n_tokens": n} for c in _cells(2) for n in (16, 128, 512)]
+    for width in (NARROW, 180):
+        said = _on(width, lambda: _speeds("s", cells), monkeypatch)
+        assert "server-0001" in said and "gated" in said and said.count("±1.0 %") == 6, said
+
+
+def test_decisions_on_a_narrow_terminal_have_their_evidence_below(monkeypatch: pytest.MonkeyPatch) -> None:
+    evidence = '{"needed_bytes": 185875200, "optimistic_tok_per_s": 14.391, "detail": ""}'
+    row = {"server_run_id": "sweep.server.1", "t_s": 1.5, "action": "run_cell", "subject": "m tg16", "reason": "ok"}
+    said = _on(NARROW, lambda: render.decisions("s", [row | {"evidence": evidence}]), monkeypatch)
+    assert "run_cell m tg16: ok" in said and "needed_bytes=185875200, optimistic_tok_per_s=14.39 " in said
+
+
+def test_many_wide_intervals_are_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
+    steady = [{"outcome": "measured", "half_width_pct": 2.0}] * 4
+    closing._uncertain(steady)
+    assert capsys.readouterr().err == ""
+    closing._uncertain([*steady, *[{"outcome": "measured", "half_width_pct": 88.0}] * 2])
+    assert "2 of 6 cells are uncertain by more than ±10 %" in capsys.readouterr().err
