@@ -132,6 +132,8 @@ def test_a_server_that_is_being_deleted_is_not_taken_for_a_new_one(world: AzureW
         ("QuotaFamily", ErrorKind.QUOTA, Scope.REGION),
         ("PublicIPCountLimitReached", ErrorKind.QUOTA, Scope.REGION),
         ("IPv4StandardSkuPublicIpCountLimitReached", ErrorKind.QUOTA, Scope.REGION),
+        ("AzureSpotIsNotSupportedForThisVMSize", ErrorKind.UNSUPPORTED, Scope.SERVER_TYPE),
+        ("AzureSpotFeatureNotEnabledForSubscription", ErrorKind.UNSUPPORTED, Scope.VENDOR),
         ("PolicyOfLocations", ErrorKind.UNSUPPORTED, Scope.REGION),
         ("PolicyOfTags", ErrorKind.UNSUPPORTED, Scope.VENDOR),
     ],

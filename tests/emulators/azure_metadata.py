@@ -59,6 +59,15 @@ REFUSALS: dict[str, tuple[int, str]] = {
         400,
         "Cannot create more than 20 IPv4 Standard SKU public IP addresses for this subscription in this region.",
     ),
+    # https://learn.microsoft.com/azure/virtual-machines/error-codes-spot
+    "AzureSpotIsNotSupportedForThisVMSize": (
+        400,
+        "Azure Spot isn't supported for this VM size. Please select another VM size or use a non-spot VM.",
+    ),
+    "AzureSpotFeatureNotEnabledForSubscription": (
+        400,
+        "Subscription is not enabled with Azure Spot feature. Please use a subscription that supports it.",
+    ),
     "QuotaTotal": (
         409,
         "Operation could not be completed as it results in exceeding approved Total Regional Cores quota.",

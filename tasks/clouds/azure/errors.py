@@ -1,7 +1,8 @@
 """What Azure's errors mean.
 
 Codes: provisioning errors of Azure Resource Manager and of the compute and network providers, as documented at
-https://learn.microsoft.com/azure/azure-resource-manager/troubleshooting/common-deployment-errors and
+https://learn.microsoft.com/azure/azure-resource-manager/troubleshooting/common-deployment-errors,
+https://learn.microsoft.com/azure/virtual-machines/error-codes-spot and
 https://learn.microsoft.com/troubleshoot/azure/virtual-machines, and as met by others in public issues.
 """
 
@@ -23,7 +24,8 @@ _ZONE, _REGION, _TYPE, _VENDOR = Scope.ZONE, Scope.REGION, Scope.SERVER_TYPE, Sc
 _REFUSED: dict[ErrorKind, dict[Scope, str]] = {
     ErrorKind.CAPACITY: {
         _ZONE: "ZonalAllocationFailed OverconstrainedZonalAllocationRequest",
-        _REGION: "AllocationFailed OverconstrainedAllocationRequest SkuNotAvailable SpotNotAvailable",
+        _REGION: "AllocationFailed OverconstrainedAllocationRequest SkuNotAvailable SpotNotAvailable "
+        "SpotPriceGreaterThanProvidedMaxPrice",
     },
     ErrorKind.QUOTA: {
         _REGION: "QuotaExceeded",  # and what `_QUOTA_CODE` fits
@@ -46,9 +48,11 @@ _REFUSED: dict[ErrorKind, dict[Scope, str]] = {
         "RequestDisallowedByAzure",
         _TYPE: "BadRequest InvalidParameter InvalidRequestContent InvalidRequestFormat PlatformImageNotFound "
         "ImageNotFound InvalidTemplateDeployment PropertyNotSupported MarketplacePurchaseEligibilityFailed "
-        "VMMarketplaceInvalidInput OperationNotAllowed InvalidResourceReference LinkedInvalidPropertyId",
+        "VMMarketplaceInvalidInput OperationNotAllowed InvalidResourceReference LinkedInvalidPropertyId "
+        "AzureSpotIsNotSupportedForThisVMSize VMPriorityCannotBeApplied",
         _VENDOR: "RequestDisallowedByPolicy MissingSubscriptionRegistration SubscriptionNotRegistered "
-        "InvalidApiVersionParameter InvalidTags TagNameTooLong TagValueTooLong",
+        "InvalidApiVersionParameter InvalidTags TagNameTooLong TagValueTooLong "
+        "AzureSpotFeatureNotEnabledForSubscription",
     },
 }
 _STANDING: dict[ErrorKind, str] = {
