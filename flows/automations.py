@@ -15,6 +15,7 @@ from uuid import UUID
 from prefect.automations import AutomationCore, EventTrigger, Posture, ResourceSpecification
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.events.actions import DoNothing, RunDeployment, SendNotification
+from prefect.events.schemas.automations import Automation
 from prefect.exceptions import ObjectNotFound
 
 from tasks.domain.errors import ConfigError
@@ -27,6 +28,12 @@ REAPER_SILENT_AFTER = timedelta(minutes=30)
 
 REAP_ONCE_IN = timedelta(minutes=1)
 """With a worker all its server runs end: a pass for each of them would keep the workers from anything else."""
+
+TELL_AGAIN_AFTER = timedelta(hours=1)
+"""What is stuck is found at every pass of the reaper: twelve times an hour."""
+
+BUDGET_ONCE_IN = timedelta(days=1)
+"""Each shard of a sweep sees it for itself."""
 
 Match = dict[str, str | list[str]]
 
@@ -42,22 +49,28 @@ class Applied:
 async def apply(notify_block: str = "") -> Applied:
     """Make or replace our automations. A second call changes nothing but their ids.
 
-    notify_block: name of a notification block as `type/name`, for example slack-webhook/ops; without one the
-    automations that would tell somebody only show in the UI. Raises ConfigError for a block or a deployment of the
-    reaper that there is not.
+    notify_block: name of a notification block as `type/name`, for example slack-webhook/ops; without one those that are
+    replaced go on telling whom they told, and new ones only show in the UI. Raises ConfigError for a block or a
+    deployment of the reaper that there is not.
     """
     async with get_client() as client:
         reaper_id = await _deployment_id(client, REAPER)
-        block_id = await _block_id(client, notify_block) if notify_block else None
+        there = [old for a in automations(reaper_id, None) for old in await client.read_automations_by_name(a.name)]
+        block_id = await _block_id(client, notify_block) if notify_block else _told_until_now(there)
         wanted = automations(reaper_id, block_id)
-        replaced: list[str] = []
         for automation in wanted:
-            for old in await client.read_automations_by_name(automation.name):
-                await client.delete_automation(old.id)
-                replaced.append(automation.name)
             await client.create_automation(automation)
+        for old in there:
+            await client.delete_automation(old.id)
+        replaced = [old.name for old in there]
     names = [automation.name for automation in wanted]
     return Applied(tuple(n for n in names if n not in replaced), tuple(dict.fromkeys(replaced)))
+
+
+def _told_until_now(there: Sequence[Automation]) -> UUID | None:
+    """The notification block of the automations that there are."""
+    told = (action for old in there for action in old.actions if isinstance(action, SendNotification))
+    return next((action.block_document_id for action in told), None)
 
 
 def automations(reaper_id: UUID, notify_block_id: UUID | None) -> Sequence[AutomationCore]:
@@ -77,13 +90,13 @@ def automations(reaper_id: UUID, notify_block_id: UUID | None) -> Sequence[Autom
         AutomationCore(
             name="tokensweep: something is left behind",
             description="The reaper or a sweep found servers that nobody may use and that may still bill.",
-            trigger=_when({LEAK}, match={"prefect.resource.id": ["tokensweep.*"]}),
+            trigger=_when({LEAK}, match={"prefect.resource.id": ["tokensweep.*"]}, once_in=TELL_AGAIN_AFTER),
             actions=[_tell(notify_block_id, "tokensweep: something is left behind", "{{ event.payload }}")],
         ),
         AutomationCore(
             name="tokensweep: four fifths of a budget are spent",
             description="A sweep has spent or reserved 80 % of its cap.",
-            trigger=_when({BUDGET}, match={"prefect.resource.id": ["tokensweep.*"]}),
+            trigger=_when({BUDGET}, match={"prefect.resource.id": ["tokensweep.*"]}, once_in=BUDGET_ONCE_IN, each=True),
             actions=[_tell(notify_block_id, "tokensweep: budget", "{{ event.payload }}")],
         ),
         AutomationCore(
@@ -106,17 +119,18 @@ def automations(reaper_id: UUID, notify_block_id: UUID | None) -> Sequence[Autom
 
 
 def _when(
-    events: set[str], *, match: Match, related: Match | None = None, once_in: timedelta | None = None
+    events: set[str], *, match: Match, related: Match | None = None, once_in: timedelta, each: bool = False
 ) -> EventTrigger:
-    """once_in: of many such events the first one fires, and none of the others until so much time has passed."""
+    """once_in: of many such events the first one fires, and none of the others until so much time has passed; each: for
+    each resource by itself."""
     return EventTrigger(
         posture=Posture.Reactive,
         expect=events,
         match=ResourceSpecification(match),
         match_related=ResourceSpecification(related or {}),
-        for_each=set() if once_in else {"prefect.resource.id"},
+        for_each={"prefect.resource.id"} if each else set(),
         threshold=1,
-        within=once_in or timedelta(0),
+        within=once_in,
     )
 
 

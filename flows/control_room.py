@@ -6,20 +6,28 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from flows.embedded import start_server, stop_server, wait_until_healthy
+from tasks.domain.errors import ConfigError
 from tasks.settings import Settings
 
 REAP_CRON = "*/5 * * * *"
+KEPT_S = 30 * 24 * 3600
+"""How long Prefect shows a flow run that has ended. What was measured is in the lake for good."""
 
 
 async def serve_ui(settings: Settings, port: int) -> int:
     """Start server and deployments; returns when interrupted. Raises ConfigError when the server does not come up."""
+    _check_free(port)
     os.environ.setdefault("PREFECT_HOME", str(settings.home / "prefect"))
+    # The reaper alone makes 288 flow runs a day.
+    os.environ.setdefault("PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED", "events,flow_runs")
+    os.environ.setdefault("PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD", str(KEPT_S))
     settings.home.mkdir(parents=True, exist_ok=True)
     log_path = settings.home / "prefect-server.log"
     process = start_server(port, log_path, dies_with_us=True)
@@ -32,6 +40,19 @@ async def serve_ui(settings: Settings, port: int) -> int:
     finally:
         stop_server(process)
     return 0
+
+
+def _check_free(port: int) -> None:
+    """Else the server of somebody else would answer in place of ours, and be given our deployments."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except (OSError, OverflowError) as exc:
+            raise ConfigError(
+                f"The UI cannot have port {port}: {exc}. Perhaps it runs already: http://127.0.0.1:{port}",
+                next_step="Choose another port: tokensweep ui --port 4201.",
+            ) from exc
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from decimal import Decimal
 
@@ -19,6 +20,10 @@ NAMES = {
     "tokensweep: four fifths of a budget are spent",
     "tokensweep: the reaper is silent",
 }
+BLOCK = """
+from prefect.blocks.notifications import SlackWebhook
+SlackWebhook(url="http://127.0.0.1:9/nobody").save("ops", overwrite=True)
+"""
 TELL = """
 import sys
 from decimal import Decimal
@@ -71,6 +76,17 @@ def test_automations_are_made_once_and_a_crash_starts_the_reaper(product: Produc
     assert eventually(reaper_runs, lambda n: n > before + 1, SEEN_S) == before + 1, "one pass looks at all of them"
 
 
+def test_an_upgrade_does_not_silence_them(product: Product, prefect: Prefect) -> None:
+    """deployments/setup.sh is run again then, perhaps without naming the block."""
+    _reaper(prefect)
+    command = [sys.executable, "-c", BLOCK]
+    subprocess.run(command, env=product.env(), cwd=CHECKOUT, check=True, capture_output=True)
+    for arguments in (["--notify", "slack-webhook/ops"], []):
+        assert product.run("automations", *arguments).rc == 0
+        found = {a["name"]: a["actions"][0]["type"] for a in prefect.post("/automations/filter", {})}
+        assert Counter(found[name] for name in NAMES) == {"send-notification": 3, "run-deployment": 1}
+
+
 @pytest.mark.parametrize(("committed", "told"), [("7.99", False), ("8", True)])
 def test_a_budget_is_told_at_four_fifths(product: Product, prefect: Prefect, committed: str, told: bool) -> None:
     sweep = f"sweep-{committed.replace('.', '-')}"
@@ -89,3 +105,24 @@ def test_a_budget_is_told_at_four_fifths(product: Product, prefect: Prefect, com
         assert event["payload"] == {"sweep": sweep, "committed_usd": float(Decimal(committed)), "cap_usd": 10.0}
     else:
         assert events() == []
+
+
+def test_what_is_found_again_and_again_is_told_once(product: Product, prefect: Prefect) -> None:
+    """Each shard of a sweep sees that its budget is spent, and each pass of the reaper what is stuck."""
+    _reaper(prefect)
+    assert product.run("automations").rc == 0
+    found = prefect.post("/automations/filter", {})
+    (budget,) = [a["id"] for a in found if a["name"] == "tokensweep: four fifths of a budget are spent"]
+    question = {
+        "event": {"name": ["prefect.automation.triggered"]},
+        "resource": {"id": [f"prefect.automation.{budget}"]},
+    }
+
+    def n_told() -> int:
+        return len(prefect.post("/events/filter", {"filter": question})["events"])
+
+    for sweep in ("one", "one", "another", "one", "another"):
+        command = [sys.executable, "-c", TELL, sweep, "9"]
+        subprocess.run(command, env=product.env(), cwd=CHECKOUT, check=True, capture_output=True)
+    assert eventually(n_told, lambda n: n >= 2) == 2
+    assert eventually(n_told, lambda n: n > 2, SEEN_S) == 2, "once for each sweep"

@@ -8,11 +8,13 @@ import shutil
 import stat
 import subprocess
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from prefect.settings.models.server.services import ServerServicesDBVacuumSettings
 
 from tasks.settings import Settings
 
@@ -169,6 +171,19 @@ def test_the_browser_is_given_an_address_that_it_can_reach() -> None:
     assert "PREFECT_API_URL" not in server["environment"], "Prefect's UI would call what only containers can resolve"
     assert server["environment"]["PREFECT_SERVER_UI_API_URL"].endswith(":-http://127.0.0.1:4200/api}")
     assert server["ports"] == ["127.0.0.1:${TOKENSWEEP_PORT:-4200}:4200"], "and nobody else's browser"
+
+
+def test_flow_runs_are_not_kept_for_longer_than_events() -> None:
+    """Prefect's own period for flow runs is 90 days, whatever that of events is."""
+    servers = [COMPOSE["services"]["server"]["environment"], REDIS["services"]["services"]["environment"]]
+    for pod in (ours()["prefect-server"], ours()["prefect-services"]):
+        servers.append({e["name"]: e.get("value") for e in pod["containers"][0]["env"]})
+    for environment in servers:
+        assert environment["PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED"] == "events,flow_runs"
+        kept = ServerServicesDBVacuumSettings(
+            retention_period=environment["PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD"]
+        ).retention_period
+        assert kept == timedelta(days=7) and environment["PREFECT_SERVER_EVENTS_RETENTION_PERIOD"] == "7d"
 
 
 # -- Kubernetes --
