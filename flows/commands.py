@@ -94,6 +94,8 @@ def run_sweep(
             render.warn(_stopped(settings, begun))
             return exit_code()
         except Exception as exc:
+            if refusal := unreachable(exc):
+                raise refusal from exc
             if not ended or isinstance(exc, TokensweepError):
                 raise
             render.warn(f"Prefect's API has gone, what it shows of this sweep is incomplete: {type(exc).__name__}")
@@ -121,6 +123,13 @@ def _stopped(settings: Settings, sweep_ids: Sequence[str]) -> str:
     sent = sum(row.last_delete_unix_s is not None for row in rows)
     told = f"; the delete of {sent} of them has been sent" if sent else ""
     return f"stopped; {len(rows)} servers are not proven gone yet{told}; `tokensweep reap` sees to it, `leaks` shows it"
+
+
+def unreachable(exc: Exception) -> ConfigError | None:
+    """The error for people, where Prefect's server could not be reached before anything began; else None."""
+    if not isinstance(exc, RuntimeError) or not str(exc).startswith("Failed to reach API at"):
+        return None
+    return ConfigError(f"{exc}: nothing was started.", next_step="Start that Prefect server, or unset PREFECT_API_URL.")
 
 
 def show_status(settings: Settings, sweep_id: str, as_json: bool, watch_s: float = 0.0) -> None:

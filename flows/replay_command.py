@@ -75,6 +75,8 @@ def replay(
     chosen = [(policy, policy_of(policy, options)), *([(against, policy_of(against, None))] if against else [])]
     if page is not None:
         chosen += [(" ".join(changes), policy_of("dynamic", changes)) for changes in FRONTIER]
+    for path in filter(None, (out, page)):
+        _check_folder(path)
     runs = chosen_runs(read_traces(traces, latest_only=not april), vendor, april=april)
     reports, twins = [], None
     for number, (name, each) in enumerate(chosen):
@@ -101,6 +103,12 @@ def replay(
         _show_twins(twins)
     if page is not None:
         render.hint(f"open it in a browser: {page.resolve().as_uri()}")
+
+
+def _check_folder(path: Path) -> None:
+    """A minute of replay must not end in a file that cannot be written."""
+    if not path.parent.is_dir():
+        raise ConfigError(f"There is no folder {path.parent} for {path.name}.", next_step="Make it, or name another.")
 
 
 def _twin_plan(runs: list[RecordedRun], scores: list[RunScore], max_usd: float | None) -> TwinCheck | None:
@@ -154,10 +162,13 @@ def policy_of(name: str, options: Sequence[str] | None) -> Policy:
 
 
 def chosen_runs(runs: list[RecordedRun], vendor: str, *, april: bool = False) -> list[RecordedRun]:
-    """Raises ConfigError when none is left."""
-    left = [run for run in runs if vendor in ("", run.vendor) and (run.is_april or not april)]
+    """Those of a vendor, by our name or by the record's. Raises ConfigError when none is left."""
+    from tasks.lake.sparecores import VENDOR_NAMES
+
+    ours = {run.vendor: VENDOR_NAMES.get(run.vendor, run.vendor) for run in runs}
+    left = [run for run in runs if vendor in ("", run.vendor, ours[run.vendor]) and (run.is_april or not april)]
     if not left:
-        known = ", ".join(sorted({run.vendor for run in runs}))
+        known = ", ".join(sorted(set(ours.values())))
         raise ConfigError(f"No recorded run of {vendor or 'that sweep'}.", next_step=f"Vendors in the traces: {known}.")
     return left
 

@@ -35,9 +35,12 @@ def what_if(
 
     if not options and max_usd is None:
         raise ConfigError("Nothing is changed.", next_step="Give --set NAME=VALUE or --max-usd.")
+    settings = (
+        setting_of(policy_of(policy, None), guard),
+        setting_of(policy_of(policy, options), guard, max_usd),
+    )
     runs = chosen_runs(read_traces(traces), vendor)
-    before = report(runs, replay(runs, setting_of(policy_of(policy, None), guard)))
-    after = report(runs, replay(runs, setting_of(policy_of(policy, options), guard, max_usd)))
+    before, after = (report(runs, replay(runs, setting)) for setting in settings)
     if as_json:
         print_json({"before": asdict(before), "after": asdict(after)})
         return

@@ -6,11 +6,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
+from flows.replay_command import chosen_runs
 from tasks.domain.errors import ConfigError
 from tests.sshd import free_port
 
@@ -51,11 +54,17 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     assert str(tmp_path / "folder") in refused(tmp_path, "export", "sparecores", "--out", str(tmp_path / "folder"))
 
 
-@pytest.mark.parametrize("what", ["limits", "automations"])
-def test_a_prefect_server_that_does_not_answer_is_named(tmp_path: Path, what: str) -> None:
+@pytest.mark.parametrize("command", ["limits", "automations", "run sim --yes"])
+def test_a_prefect_server_that_does_not_answer_is_named(tmp_path: Path, command: str) -> None:
     url = f"http://127.0.0.1:{free_port()}/api"
-    said = refused(tmp_path, what, PREFECT_API_URL=url, PREFECT_CLIENT_MAX_RETRIES="0")
+    said = refused(tmp_path, *command.split(), PREFECT_API_URL=url, PREFECT_CLIENT_MAX_RETRIES="0")
     assert url in said and "PREFECT_API_URL" in said
+
+
+def test_a_replay_is_not_begun_for_a_file_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "runs.parquet").touch()
+    said = refused(tmp_path, "replay", "--traces", str(tmp_path), "--html", str(tmp_path / "no" / "x.html"))
+    assert str(tmp_path / "no") in said
 
 
 @pytest.mark.parametrize(
@@ -81,3 +90,14 @@ def test_what_is_not_there_is_said_with_the_next_step(
     monkeypatch.setenv("TOKENSWEEP_HOME", str(tmp_path))
     refusal = CliRunner().invoke(app, list(arguments)).exception
     assert isinstance(refusal, ConfigError) and says in str(refusal), repr(refusal)
+
+
+def test_recorded_runs_go_by_our_name_of_the_vendor_too() -> None:
+    runs: list[Any] = [SimpleNamespace(vendor=vendor, is_april=False) for vendor in ("hcloud", "aws")]
+    assert [run.vendor for name in ("hetzner", "hcloud", "aws") for run in chosen_runs(runs, name)] == [
+        "hcloud",
+        "hcloud",
+        "aws",
+    ]
+    with pytest.raises(ConfigError, match="Vendors in the traces: aws, hetzner"):
+        chosen_runs(runs, "gcp")
