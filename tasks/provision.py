@@ -33,6 +33,10 @@ class Cancelled(Exception):
     """This server run was told to end."""
 
 
+GPU_ANSWERS_S = 300.0
+"""With several GPUs firmware and drivers take longer than elsewhere; nobody publishes for how long."""
+
+
 @dataclass
 class ServerKeys:
     """Ephemeral keys of one server: never on this machine's disk, never used twice."""
@@ -199,12 +203,13 @@ def reach(server: LiveServer, keys: ServerKeys, services: Services, cancel: thre
     )
     vendor = server.row.vendor
     watch = VendorWatch(services.cloud(vendor), server.resource.ref(), services.clock(vendor))
-    return Reach(endpoint, patience_s(server.row.server_type, services.settings.connect_timeout_s), cancel, watch)
+    return Reach(endpoint, patience_s(server.spec, services.settings.connect_timeout_s), cancel, watch)
 
 
-def patience_s(server_type: str, usual_s: float) -> float:
+def patience_s(spec: CreateSpec, usual_s: float) -> float:
     """How long a server that runs may take until it answers."""
-    return max(usual_s, BARE_METAL_ANSWERS_S) if "metal" in server_type.lower() else usual_s
+    at_least_s = BARE_METAL_ANSWERS_S if "metal" in spec.server_type.lower() else GPU_ANSWERS_S if spec.gpus else 0.0
+    return max(usual_s, at_least_s)
 
 
 async def tear_down(server_run_id: str, services: Services) -> tuple[LedgerRow, ...]:

@@ -156,13 +156,19 @@ def test_an_ended_server_is_not_waited_for_and_a_silent_vendor_proves_nothing(wo
 
 
 @pytest.mark.parametrize(
-    ("server_type", "patience_s"),
-    [("c7i.4xlarge", 120.0), ("c7i.metal-24xl", 1500.0), ("c3-standard-192-metal", 1500.0)],
+    ("server_type", "gpus", "patience_s"),
+    [
+        ("c7i.4xlarge", 0, 120.0),
+        ("p5.48xlarge", 8, 300.0),
+        ("c7i.metal-24xl", 0, 1500.0),
+        ("c3-standard-192-metal", 0, 1500.0),
+    ],
 )
-def test_bare_metal_is_waited_for_as_long_as_it_takes(
-    world: World, tmp_path: Path, server_type: str, patience_s: float
+def test_bare_metal_and_gpus_are_waited_for_as_long_as_it_takes(
+    world: World, tmp_path: Path, server_type: str, gpus: int, patience_s: float
 ) -> None:
     live = created(world)
-    live = replace(live, row=replace(live.row, vendor="sim", server_type=server_type))
+    live = replace(live, row=replace(live.row, vendor="sim"))
+    live = replace(live, spec=replace(live.spec, server_type=server_type, gpus=gpus))
     services = Services(Settings(home=tmp_path / "home", cache=tmp_path / "cache"))
     assert reach(live, ServerKeys(), services, threading.Event()).timeout_s == patience_s
