@@ -478,3 +478,11 @@ def test_the_vendors_billing_minimum_is_paid(tmp_path: Path) -> None:
     live = w.create()
     row = delete_and_prove(w.cloud, w.ledger, live.row, now=w.clock.now, sleep=w.clock.sleep)
     assert row.cost_usd == Decimal("0.006"), "one minute at 0.36 an hour"
+
+
+def test_a_server_that_boots_for_long_is_looked_at_less_and_less_often(tmp_path: Path) -> None:
+    w = world(tmp_path, boot_s=300.0)
+    began_unix_s = w.clock.now()
+    assert w.create().resource.state == "running"
+    assert w.clock.now() - began_unix_s <= 300 * 1.1 + w.limits.poll_s
+    assert w.cloud.calls["get"] <= 50, "every two seconds it would be 150"
