@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import shutil
 import subprocess
 import time
-from typing import Any, Callable
+from typing import Any, Callable, Sequence
 
 from agent.child import OutputPipe, start_program
 from agent.limits import read_text
+from agent.nvidia_smi import RC_INFOROM, ask, query, query_arguments, values_of
 from tasks.domain.gpu_faults import has_nvswitch, is_registering, parse_fabric
 
 LIST_FIELDS = (
     "index", "name", "uuid", "driver_version", "memory.total", "memory.free", "compute_cap", "pcie.link.gen.current",
     "pcie.link.width.current", "power.limit", "ecc.mode.current", "mig.mode.current", "vbios_version",
 )  # fmt: skip
-# Of drivers that do not know a field any more, what it is called there.
-RENAMED_FIELDS = {"clocks_throttle_reasons.active": "clocks_event_reasons.active"}
 USE_FIELDS = (
     "index", "utilization.gpu", "memory.used", "memory.free", "clocks.sm", "clocks.mem", "power.draw",
     "temperature.gpu", "clocks_throttle_reasons.active",
@@ -27,71 +27,67 @@ PCI_DEVICES = "/sys/bus/pci/devices"
 NVIDIA = "0x10de"
 DISPLAY_CLASSES = ("0x0300", "0x0302")  # VGA and 3D controllers
 MIB = 1 << 20
-LIST_TIMEOUT_S = 20.0
-QUERY_TIMEOUT_S = 60.0
 FABRIC_POLL_S = 2.0
+FRESH_S = 5.0
+"""A reading that is older says nothing about now: nvidia-smi hangs or has died, as it does when a GPU is lost."""
+END_LIMIT_S = 2.0
 
 
-def _fields(line: str, names: tuple[str, ...]) -> dict[str, str] | None:
-    values = [value.strip() for value in line.split(",")]
-    return dict(zip(names, values)) if len(values) == len(names) else None
-
-
-def _number(text: str) -> float | None:
-    """nvidia-smi writes "[N/A]", "[Not Supported]" or "[Unknown Error]" where it has none."""
+def _number(text: str | None) -> float | None:
+    """nvidia-smi writes "[N/A]", "[Not Supported]", "[Insufficient Permissions]" or the like where it has none."""
     try:
-        return float(text)
+        return None if text is None else float(text)
     except ValueError:
         return None
 
 
-def _bytes(text: str) -> int | None:
+def _bytes(text: str | None) -> int | None:
     mib = _number(text)
     return None if mib is None else int(mib * MIB)
 
 
-def parse_list(text: str) -> list[dict[str, Any]]:
-    """The output of `nvidia-smi --query-gpu=LIST_FIELDS --format=csv,noheader,nounits`."""
+def parse_list(text: str, fields: Sequence[str] = LIST_FIELDS) -> list[dict[str, Any]]:
+    """The output of `nvidia-smi --query-gpu=... --format=csv,noheader,nounits`, which was asked for these fields."""
     gpus = []
     for line in text.splitlines():
-        raw = _fields(line, LIST_FIELDS)
+        raw = values_of(line, fields)
         if raw is None:
             continue
         gpus.append(
             {
                 "index": int(raw["index"]),
-                "name": raw["name"],
-                "uuid": raw["uuid"],
-                "driver_version": raw["driver_version"],
-                "compute_capability": raw["compute_cap"],
-                "memory_total_bytes": _bytes(raw["memory.total"]),
-                "memory_free_bytes": _bytes(raw["memory.free"]),
-                "pcie_gen": _number(raw["pcie.link.gen.current"]),
-                "pcie_width": _number(raw["pcie.link.width.current"]),
-                "power_limit_w": _number(raw["power.limit"]),
-                "ecc": raw["ecc.mode.current"],
-                "mig": raw["mig.mode.current"],
-                "vbios_version": raw["vbios_version"],
+                "name": raw.get("name", ""),
+                "uuid": raw.get("uuid", ""),
+                "driver_version": raw.get("driver_version", ""),
+                "compute_capability": raw.get("compute_cap", ""),
+                "memory_total_bytes": _bytes(raw.get("memory.total")),
+                "memory_free_bytes": _bytes(raw.get("memory.free")),
+                "pcie_gen": _number(raw.get("pcie.link.gen.current")),
+                "pcie_width": _number(raw.get("pcie.link.width.current")),
+                "power_limit_w": _number(raw.get("power.limit")),
+                "ecc": raw.get("ecc.mode.current", ""),
+                "mig": raw.get("mig.mode.current", ""),
+                "vbios_version": raw.get("vbios_version", ""),
             }
         )
     return gpus
 
 
-def parse_use(line: str) -> dict[str, Any] | None:
-    """One line of `nvidia-smi --query-gpu=USE_FIELDS`; None for a line that is none."""
-    raw = _fields(line, USE_FIELDS)
-    if raw is None or not raw["index"].isdigit():
+def parse_use(line: str, fields: Sequence[str] = USE_FIELDS) -> dict[str, Any] | None:
+    """One line of such a query; None for a line that is none."""
+    raw = values_of(line, fields)
+    if raw is None:
         return None
-    reasons = raw["clocks_throttle_reasons.active"]
+    reasons = raw.get("clocks_throttle_reasons.active", "")
     return {
         "index": int(raw["index"]),
-        "utilization_pct": _number(raw["utilization.gpu"]),
-        "memory_used_bytes": _bytes(raw["memory.used"]),
-        "memory_free_bytes": _bytes(raw["memory.free"]),
-        "sm_clock_mhz": _number(raw["clocks.sm"]),
-        "memory_clock_mhz": _number(raw["clocks.mem"]),
-        "power_w": _number(raw["power.draw"]),
-        "temperature_c": _number(raw["temperature.gpu"]),
+        "utilization_pct": _number(raw.get("utilization.gpu")),
+        "memory_used_bytes": _bytes(raw.get("memory.used")),
+        "memory_free_bytes": _bytes(raw.get("memory.free")),
+        "sm_clock_mhz": _number(raw.get("clocks.sm")),
+        "memory_clock_mhz": _number(raw.get("clocks.mem")),
+        "power_w": _number(raw.get("power.draw")),
+        "temperature_c": _number(raw.get("temperature.gpu")),
         "throttle_reasons": int(reasons, 16) if reasons.startswith("0x") else None,
     }
 
@@ -131,66 +127,59 @@ def settled_gpus(clock: Callable[[], float], patience_s: float) -> list[dict[str
 
 def _fabric() -> list[tuple[str, str]]:
     try:
-        done = subprocess.run(
-            ["nvidia-smi", "-q"], capture_output=True, text=True, timeout=QUERY_TIMEOUT_S, check=False
-        )
+        _, text = ask(["-q"])
     except (OSError, subprocess.TimeoutExpired):
         return []
-    return parse_fabric(done.stdout)
+    return parse_fabric(text)
 
 
 def _listed() -> list[dict[str, Any]]:
     if shutil.which("nvidia-smi") is None:
         return []
-    command = ["nvidia-smi", f"--query-gpu={','.join(LIST_FIELDS)}", "--format=csv,noheader,nounits"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=LIST_TIMEOUT_S, check=False)
+        rc, text, fields = query(LIST_FIELDS)
     except (OSError, subprocess.TimeoutExpired) as exc:
         return [{"error": f"nvidia-smi: {exc}"}]
-    if done.returncode != 0:
-        return [{"error": (done.stdout + done.stderr).strip()[-500:]}]
-    return parse_list(done.stdout)
-
-
-def _use_command() -> list[str]:
-    """The query in the names that this driver knows: one that it does not know fails the whole."""
-
-    def named(fields: tuple[str, ...]) -> list[str]:
-        return ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
-
-    try:
-        done = subprocess.run(named(USE_FIELDS), capture_output=True, text=True, timeout=LIST_TIMEOUT_S, check=False)
-        refused = done.returncode != 0 and "not a valid field" in done.stdout + done.stderr
-    except (OSError, subprocess.TimeoutExpired):
-        refused = False
-    return named(tuple(RENAMED_FIELDS.get(name, name) for name in USE_FIELDS) if refused else USE_FIELDS)
+    if rc not in (0, RC_INFOROM):
+        return [{"error": text.strip()[-500:]}]
+    return parse_list(text, fields)
 
 
 class GpuStream:
     """One nvidia-smi that prints a line per GPU and second; nothing where there is no nvidia-smi."""
 
     def __init__(self) -> None:
-        self.latest: list[dict[str, Any]] = []
         self.pipe: OutputPipe | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._fields: tuple[str, ...] = USE_FIELDS
         self._rest = b""
+        self._readings: dict[int, tuple[float, dict[str, Any]]] = {}
         if shutil.which("nvidia-smi") is None:
             return
-        command = [*_use_command(), "--loop=1"]
-        self._process = start_program(command, stderr=subprocess.DEVNULL)
+        try:
+            _, _, self._fields = query(USE_FIELDS)
+        except (OSError, subprocess.TimeoutExpired):
+            return
+        self._process = start_program(
+            ["nvidia-smi", *query_arguments(self._fields), "--loop=1"], stderr=subprocess.DEVNULL
+        )
         self.pipe = OutputPipe(self._process.stdout)
 
+    @property
+    def latest(self) -> list[dict[str, Any]]:
+        """The newest reading of each GPU, without those that are too old to be of now."""
+        since_s = time.monotonic() - FRESH_S
+        return [reading for _, (at_s, reading) in sorted(self._readings.items()) if at_s >= since_s]
+
     def read(self) -> None:
-        """Take in new lines; `latest` has the newest of each GPU."""
+        """Take in new lines."""
         if self.pipe is None:
             return
         *lines, self._rest = (self._rest + self.pipe.read()).split(b"\n")
-        by_index = {gpu["index"]: gpu for gpu in self.latest}
         for line in lines:
-            gpu = parse_use(line.decode(errors="replace"))
+            gpu = parse_use(line.decode(errors="replace"), self._fields)
             if gpu is not None:
-                by_index[gpu["index"]] = gpu
-        self.latest = [by_index[index] for index in sorted(by_index)]
+                self._readings[gpu["index"]] = (time.monotonic(), gpu)
 
     def memory_used_bytes(self) -> int | None:
         """Of all GPUs, as last read; None without a reading."""
@@ -198,7 +187,9 @@ class GpuStream:
         return sum(known) if known else None
 
     def close(self) -> None:
+        """One that hangs in the driver is left behind."""
         if self._process is not None and self.pipe is not None:
             self._process.kill()
-            self._process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(END_LIMIT_S)
             self.pipe.close()

@@ -181,6 +181,65 @@ def test_a_driver_that_has_renamed_a_field_is_asked_by_its_new_name(nvidia_smi: 
     assert [gpu["throttle_reasons"] for gpu in stream.latest] == [4]
 
 
+def answering(program: Path, cases: str) -> None:
+    """Make it answer by its arguments: `cases` of a shell's case."""
+    program.write_text(f'#!/bin/sh\ncase "$*" in\n{cases}\nesac\n')
+
+
+# What drivers before 495 say: https://github.com/huggingface/candle/issues/733. The others are of 535 and not of 470.
+NO_SUCH_FIELD = 'Field "{}" is not a valid field to query.'
+LISTED_470 = "0, Tesla V100-SXM2-16GB, GPU-0c, 470.182.03, 16160, 16157, 3, 16, 300.00, Enabled, [N/A], 88.00.80.00.01"
+
+
+def test_a_field_that_the_driver_does_not_have_costs_no_more_than_itself(nvidia_smi: Path) -> None:
+    cases = f"*compute_cap*) echo '{NO_SUCH_FIELD.format('compute_cap')}'; exit 2;;\n*) echo '{LISTED_470}';;"
+    answering(nvidia_smi, cases)
+    (gpu,) = list_gpus()
+    assert (gpu["driver_version"], gpu["memory_free_bytes"], gpu["compute_capability"]) == (
+        "470.182.03", 16157 << 20, "")  # fmt: skip
+    used = USED.replace(", 512.34", "")
+    cases = f"*power.draw*) echo '{NO_SUCH_FIELD.format('power.draw')}'; exit 2;;\n*--loop*) echo '{used}'; sleep 60;;"
+    answering(nvidia_smi, cases)
+    (reading,) = first_readings(GpuStream())
+    assert (reading["temperature_c"], reading["power_w"]) == (61.0, None)
+
+
+def test_a_warning_that_is_only_about_the_inforom_hides_no_gpu(nvidia_smi: Path) -> None:
+    """Exit status 14 of nvidia-smi(1): https://github.com/NVIDIA/gpu-operator/issues/285."""
+    warning = "WARNING: infoROM is corrupted at gpu 0000:0B:00.0"
+    answering(nvidia_smi, f"*) cat <<'E'\n{LISTED}{warning}\nE\nexit 14;;")
+    assert [gpu["index"] for gpu in list_gpus()] == [0, 1]
+
+
+def first_readings(stream: GpuStream) -> list[dict[str, object]]:
+    deadline = time.monotonic() + 60
+    while not stream.latest and time.monotonic() < deadline:
+        stream.read()
+        time.sleep(0.02)
+    try:
+        return stream.latest
+    finally:
+        stream.close()
+
+
+@pytest.mark.parametrize("end", ["sleep 60", "exit 15"])
+def test_readings_of_an_nvidia_smi_that_hangs_or_has_died_are_not_those_of_now(
+    nvidia_smi: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """As it does when a GPU is lost: https://github.com/NVIDIA/gpu-monitoring-tools/issues/46."""
+    answering(nvidia_smi, f"*--loop*) echo '{USED}'; {end};;")
+    stream = GpuStream()
+    deadline = time.monotonic() + 60
+    while not stream.latest and time.monotonic() < deadline:
+        stream.read()
+        time.sleep(0.02)
+    assert stream.memory_used_bytes() == 40312 << 20
+    monkeypatch.setattr("agent.gpu.FRESH_S", 0.0)
+    stream.read()
+    assert (stream.latest, stream.memory_used_bytes()) == ([], None)
+    stream.close()
+
+
 def test_only_builds_that_this_cpu_has_the_instructions_for_are_allowed() -> None:
     flags = sorted(cpu_flags())
     manifest = {
