@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import signal
 import socket
 import sys
 import tempfile
@@ -67,6 +69,21 @@ def _temporary_folder_of_our_own() -> Iterator[None]:
             tempfile.tempdir = None
 
 
+class _Interrupt:
+    """Ctrl-C as Prefect's runner means SIGTERM: its flow runs end first, which delete their servers. By itself it kills
+    them at SIGINT, and at a second SIGTERM."""
+
+    def __init__(self) -> None:
+        self._told = False
+
+    def __call__(self) -> None:
+        if self._told:
+            sys.stderr.write("flow runs delete their servers first; after kill -9, `tokensweep reap` does it\n")
+            return
+        self._told = True
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 async def _serve_deployments() -> None:
     from prefect import aserve
 
@@ -77,6 +94,7 @@ async def _serve_deployments() -> None:
     from flows.shards import shard
     from flows.sweep import sweep
 
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, _Interrupt())
     plan_only = {"request": {"preset": "local", "mode": "plan"}}
     one_plan_only = {"request": {"preset": "local", "server": "cpu1-mem512m-1000mbit", "mode": "plan"}}
     await aserve(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,3 +72,20 @@ def test_a_sweep_is_started_from_the_form_and_cancelled_from_the_page(
     bare.assert_nothing_is_left()
     left = [path.name for path in Path(bare.environment["TMPDIR"]).glob("tokensweep-ui-*")]
     assert left == []
+
+
+def test_ctrl_c_deletes_the_servers_of_its_sweeps_first(bare: Product, ui: tuple[Running, Prefect, str]) -> None:
+    """The cron reaper ends with it: nobody else would. And again, by the impatient."""
+    running, prefect, _ = ui
+    deployments = eventually(lambda: prefect.post("/deployments/filter", {}), lambda found: len(found) >= 7)
+    (adhoc,) = [d["id"] for d in deployments if d["name"] == "adhoc"]
+    form = {"request": {"preset": "long", "mode": "run", "max_usd": 1.0}}
+    prefect.post(f"/deployments/{adhoc}/create_flow_run", {"parameters": form})
+    assert eventually(bare.servers, bool)
+    for _ in range(2):
+        running.signal(signal.SIGINT, group=True)
+        time.sleep(0.5)
+    done = running.end()
+    assert done.rc == 0 and "delete their servers first" in done.err, str(done)
+    assert bare.servers() == [], str(done)
+    bare.assert_nothing_is_left()
