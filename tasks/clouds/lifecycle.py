@@ -61,8 +61,8 @@ logger = logging.getLogger(__name__)
 
 RUNNING = "running"
 BOOT_POLL_SHARE, LONGEST_BOOT_POLL_S = 0.1, 10.0
-"""Between two looks at a server that boots, of the time it has taken so far. A hundred that boot for minutes at once and
-were each looked at every two seconds would be twice what Azure answers a subscription."""
+"""Between two looks at a server that boots, of the time it has taken so far. A hundred that boot for minutes at once
+would else ask twice as often as Azure answers a subscription."""
 _STARTING = ("pending", RUNNING)
 _VANISHED, _BOOT_TIMEOUT = "vanished", "boot_timeout"
 _SAYS_NOTHING_OF_STOCK = (_VANISHED, _BOOT_TIMEOUT)
