@@ -41,6 +41,8 @@ def show_plan(
     every: bool = False,
 ) -> None:
     from flows import plan_tables
+    from tasks.clouds.sending import DEFAULT_LIMITS
+    from tasks.domain.sweep_plan import at_once_usd
     from tasks.engine import engine_for
     from tasks.planning import prepare
     from tasks.presets import load_preset
@@ -53,6 +55,12 @@ def show_plan(
         print_json(asdict(prepared.plan))
         return
     plan_tables.plan(prepared.plan, every=every)
+    at_once = at_once_usd(prepared.plan, preset.max_parallel, DEFAULT_LIMITS.overrun_s)
+    if at_once > prepared.plan.max_usd:
+        render.warn(
+            f"{preset.max_parallel} servers at once may reserve {at_once:,.2f} USD: those that find nothing left under "
+            "the cap fail as over_cap, and run when the sweep is started again"
+        )
     if any(s.over_budget for s in prepared.plan.servers):
         render.hint(
             f"tokensweep plan {preset_name} --max-usd {preset.max_usd}   # which of them that money measures best"

@@ -27,6 +27,7 @@ from tasks.domain.cells import Reason
 from tasks.domain.errors import AgentError, CleanupError, ServerGoneError, TokensweepError, UnreachableError
 from tasks.domain.lifecycle import LedgerRow
 from tasks.domain.run_plan import RunPlan
+from tasks.domain.sweep_plan import SETUP_S
 from tasks.engine import Engine, engine_for, gpu_model_of
 from tasks.ledger import RunState
 from tasks.maintenance import ensure_heartbeat
@@ -39,9 +40,6 @@ from tasks.settings import Settings
 from tasks.steps import Timeline
 from tasks.threads import in_thread, to_its_end
 from tasks.wiring import Services, open_services
-
-SETUP_S = 300.0
-"""Beside the deadline of the run itself: what create, connect, upload and teardown may take."""
 
 
 class StartPlace:

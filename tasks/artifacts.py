@@ -167,8 +167,8 @@ def cell_text(cell: dict[str, Any]) -> str:
         text += f" ±{cell['half_width_pct']:.1f} %"
     if cell.get("cpu_fallback"):
         text += f" on the CPU ({cell['cpu_fallback']})"
-    elif (cell.get("layers_offloaded") or 0) < (cell.get("layers_total") or 0):
-        text += f" with {cell['layers_offloaded']} of {cell['layers_total']} layers on the GPU"
+    elif (offloaded := cell.get("layers_offloaded")) is not None and offloaded < (cell.get("layers_total") or 0):
+        text += f" with {offloaded} of {cell['layers_total']} layers on the GPU"
     return text if cell["outcome"] == "measured" else f"{text} ({cell['reason']})"
 
 

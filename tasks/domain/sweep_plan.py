@@ -69,6 +69,18 @@ class SweepPlan:
         return sum((s.low_usd for s in self.to_run()), Decimal(0))
 
 
+SETUP_S = 300.0
+"""Beside the deadline of the run itself: what create, connect, upload and teardown may take."""
+
+
+def at_once_usd(plan: SweepPlan, n_parallel: int, overrun_s: float) -> Decimal:
+    """What the dearest servers that may run at once reserve together, with the time for create, teardown and a late
+    reaper (overrun_s) that a create adds to each reservation. More than the cap: some find no money left, and fail."""
+    beyond_s = SETUP_S + overrun_s
+    each = sorted((s.reserve_usd + cost_usd(beyond_s, s.offer.usd_per_hour) for s in plan.to_run()), reverse=True)
+    return sum(each[:n_parallel], Decimal(0))
+
+
 def cost_usd(seconds: float, usd_per_hour: Decimal, minimum_s: int = 0, increment_s: int = 1) -> Decimal:
     """What `seconds` of a server cost, rounded up to the vendor's increment and its minimum."""
     step = max(increment_s, 1)

@@ -155,6 +155,16 @@ def test_a_model_without_a_layer_on_the_gpu_is_told_as_such(tmp_path: Path) -> N
     assert cell_text(shown).endswith("with 0 of 25 layers on the GPU")
 
 
+def test_a_server_without_a_gpu_says_nothing_of_layers(tmp_path: Path) -> None:
+    run = Run("a", "t4")
+    run.probed(gpus=())
+    run.measured(({"CPU model": 94.0}, None, 25), used_mib=10)
+    run.land(tmp_path)
+    with open_lake(tmp_path) as lake:
+        (shown, *_) = query(lake, "SELECT *, tok_per_s AS tok_per_s_median FROM v_speed").to_dicts()
+    assert "layers" not in cell_text(shown) and "None" not in cell_text(shown)
+
+
 def test_the_closing_table_has_the_half_width_of_the_view(tmp_path: Path) -> None:
     """Repeats of 1, 1 and 9 s: an interval that would reach below 0 is cut off there, and is no narrower for it."""
     run = Run("a", "t4")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tasks.domain.classic import classic_ladder
 from tasks.domain.run_plan import ModelSpec
-from tasks.domain.sweep_plan import Offer, cost_usd, plan_server, plan_sweep
+from tasks.domain.sweep_plan import SETUP_S, Offer, at_once_usd, cost_usd, plan_server, plan_sweep
 
 GIB = 2**30
 SMALL = ModelSpec("small", "s.gguf", (), GIB // 10)
@@ -64,6 +64,15 @@ def test_the_sweeps_cap_leaves_out_what_no_longer_fits():
     assert [s.run for s in plan.servers] == [True, True, False]
     assert "does not fit under the sweep's cap" in plan.servers[2].why
     assert plan.high_usd <= plan.max_usd
+
+
+def test_servers_at_once_reserve_more_than_the_plan_sets_aside():
+    """A create reserves for its own time and a late reaper's too."""
+    servers = [planned(offer(name, usd)) for name, usd in (("a", "1.00"), ("b", "6.00"), ("c", "3.00"))]
+    plan = plan_sweep("s", servers, Decimal(1000))
+    beyond_h = (SETUP_S + 300) / 3600
+    assert float(at_once_usd(plan, 2, 300.0)) == pytest.approx(2 + 2 + (6 + 3) * beyond_h, abs=0.01)
+    assert at_once_usd(plan, 9, 300.0) == at_once_usd(plan, 3, 300.0) > sum(s.reserve_usd for s in servers)
 
 
 @pytest.mark.parametrize(
