@@ -111,6 +111,7 @@ class Bench:
             engine["layers_offloaded"],
             engine["layers_total"],
             gpu_memory_used_bytes,
+            len(engine["gpus_used"]) or None,
         )
 
     def abort(self) -> None:

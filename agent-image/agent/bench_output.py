@@ -22,9 +22,10 @@ TROUBLE_HINTS = (
     b"bad_alloc", b"illegal", b"killed",
 )  # fmt: skip
 BUFFER = re.compile(
-    r"(?:load_tensors|llama_kv_cache|llama_context):\s+(\S+)\s+(model|KV|compute) buffer size\s*=\s*([\d.]+) MiB"
+    r"(?:load_tensors|llama_kv_cache|sched_reserve):\s+(\S+)\s+(model|KV|compute) buffer size\s*=\s*([\d.]+) MiB"
 )
 OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
+USING = re.compile(r": using device ((?:CUDA|ROCm|Vulkan|SYCL|MUSA|CANN)\d+) ")
 
 
 def _tells_of_trouble(text: bytes) -> bool:
@@ -48,7 +49,8 @@ class BenchOutput:
     """Turns bytes of the two streams into events. `engine`: where the model was put, as the engine's log tells."""
 
     def __init__(self, cells: tuple[Cell, ...]) -> None:
-        self.engine: dict[str, Any] = {"buffers_mib": {}, "layers_offloaded": None, "layers_total": None}
+        self.engine: dict[str, Any] = {"buffers_mib": {}, "layers_offloaded": None, "layers_total": None,
+                                       "gpus_used": set()}  # fmt: skip
         self._cells = cells
         self._next_row = 0
         self._rests = {"stdout": b"", "stderr": b""}
@@ -93,6 +95,8 @@ class BenchOutput:
             if found:
                 buffers = self.engine["buffers_mib"]
                 buffers.setdefault(f"{found.group(1)} {found.group(2)}", float(found.group(3)))
+        elif b"using device" in line:
+            self.engine["gpus_used"].update(USING.findall(line.decode(errors="replace")))
         elif b"layers to GPU" in line:
             found = OFFLOADED.search(line.decode(errors="replace"))
             if found:

@@ -10,14 +10,15 @@ import json
 import os
 import signal
 import subprocess
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Sequence
 
-from agent.bench import RC_NO_PROGRAM, RC_NOT_EXECUTABLE, bench_environment
-from agent.bench_output import BUFFER
+from agent.bench import RC_NO_PROGRAM, RC_NOT_EXECUTABLE, RC_SIGKILL, bench_environment
+from agent.bench_output import BUFFER, USING
 from agent.child import exit_status, start_program
-from agent.gpu import gpus_on_bus, settled_gpus
+from agent.gpu import FABRIC_POLL_S, gpus_on_bus, settled_gpus
 from agent.hardware import cpu_flags
 from agent.limits import usable
 from agent.probe_model import write_probe_model
@@ -41,6 +42,7 @@ PROBE_LIMIT_S = {True: 300.0, False: 60.0}
 """For a build with a GPU, whose driver may compile its kernels first, and for one without."""
 FABRIC_PATIENCE_S = 120.0
 """A fabric manager is still at work when a machine with eight GPUs lets the first login in."""
+KILLED_LIMIT_S = 10.0
 PROBE_THREADS = 4
 KEPT_OUTPUT = 300
 _NOT_OF_THE_BUILD = (BuildFault.GPU_NOT_USED, BuildFault.TIMED_OUT)
@@ -75,6 +77,7 @@ def choose_runtime(
     if not builds:
         return Choice(builds=tuple(wanted))
     began_s = clock()
+    gives_up_s = began_s + FABRIC_PATIENCE_S
     machine = Machine(cpu_flags(), tuple(settled_gpus(clock, FABRIC_PATIENCE_S)), gpus_on_bus())
     choice = Choice()
     if has_nvswitch(machine.gpus):
@@ -97,6 +100,11 @@ def choose_runtime(
             began_s = clock()
             result = probe(runtime_dir, build, model, extra)
             fault = fault_of(build, result, machine)
+            # Of A100 nvidia-smi tells no state of the fabric, and other states change before CUDA knows of it.
+            while fault is GpuFault.FABRIC_MANAGER and not fabric_fault(machine.gpus) and clock() < gives_up_s:
+                time.sleep(FABRIC_POLL_S)
+                result = probe(runtime_dir, build, model, extra)
+                fault = fault_of(build, result, machine)
             evidence.update(_evidence(result, clock() - began_s))
             chosen = build if fault is None else None
             if build.on_gpu and (isinstance(fault, GpuFault) or fault in _NOT_OF_THE_BUILD):
@@ -182,10 +190,14 @@ def probe(runtime_dir: Path, build: Build, model: Path, extra: dict[str, str]) -
     except subprocess.TimeoutExpired:
         timed_out = True
         os.killpg(process.pid, signal.SIGKILL)
-        stdout, stderr = process.communicate()
+        try:
+            stdout, stderr = process.communicate(timeout=KILLED_LIMIT_S)
+        except subprocess.TimeoutExpired:  # it hangs in the driver of a GPU, where no signal reaches it
+            stdout, stderr = b"", b""
     text = stderr.decode(errors="replace")
     buffers = {f"{device} {what}": float(mib) for device, what, mib in BUFFER.findall(text)}
-    return ProbeResult(exit_status(process.returncode), text, _rows(stdout), gpu_mib(buffers), timed_out)
+    rc = RC_SIGKILL if process.returncode is None else exit_status(process.returncode)
+    return ProbeResult(rc, text, _rows(stdout), gpu_mib(buffers), timed_out, len(set(USING.findall(text))))
 
 
 def _rows(stdout: bytes) -> int:

@@ -12,11 +12,13 @@ from typing import Any
 from agent.bench import RC_NO_PROGRAM, bench_environment
 from agent.child import OutputPipe, exit_status, start_program
 from tasks.domain.actions import StartVariant
+from tasks.domain.build_choice import BuildFault
 from tasks.domain.events import VariantEnded
 from tasks.domain.gpu_faults import gpu_fault
 from tasks.domain.variants import BATCHED, BATCHED_PROGRAM
 
 KEPT_STDERR = 4096
+NO_CUDA = b"failed to initialize CUDA"
 KEPT_DETAIL = 300
 
 
@@ -59,6 +61,7 @@ class _Process:
     def __init__(self, argv: list[str], environment: dict[str, str], instance: int, devices: str) -> None:
         self.rows: list[dict[str, Any]] = []
         self.stderr = b""
+        self.without_gpu = False
         self.pipes: tuple[OutputPipe, ...] = ()
         self._marks = {"instance": instance, "device_set": devices}
         self._rest = b""
@@ -81,7 +84,9 @@ class _Process:
         if not self.pipes:
             return
         stdout, stderr = self.pipes
-        self.stderr = (self.stderr + stderr.read())[-KEPT_STDERR:]
+        text = self.stderr + stderr.read()
+        self.without_gpu = self.without_gpu or NO_CUDA in text
+        self.stderr = text[-KEPT_STDERR:]
         *lines, self._rest = (self._rest + stdout.read()).split(b"\n")
         for line in lines:
             try:
@@ -89,6 +94,7 @@ class _Process:
             except ValueError:
                 continue
             if isinstance(row, dict):
+                self.without_gpu = self.without_gpu or row.get("gpu_info") == ""
                 self.rows.append({**row, **self._marks})
 
     def kill(self) -> None:
@@ -144,8 +150,12 @@ class VariantRun:
             process.close()
         variant = self.action.variant
         failed = next((process for process in self._processes if process.rc != 0), None)
+        rows = [row for process in self._processes for row in process.rows]
         outcome, detail = "measured", ""
-        if failed is not None:
+        if self.action.ngl and any(process.without_gpu for process in self._processes):
+            # A CUDA build goes on without a GPU and ends well: these are the CPU's numbers.
+            outcome, detail, rows = "failed", f"{BuildFault.GPU_NOT_USED.value}: the engine found no GPU any more", []
+        elif failed is not None:
             text = failed.stderr.decode(errors="replace").strip()
             fault = gpu_fault(text)
             outcome = "timed_out" if self._aborted else "failed"
@@ -160,6 +170,6 @@ class VariantRun:
             self.started_s,
             self.action.build,
             {**variant.settings(), "ngl": self.action.ngl, "n_threads_used": self.action.n_threads},
-            [row for process in self._processes for row in process.rows],
+            rows,
             detail,
         )

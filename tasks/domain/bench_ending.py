@@ -20,7 +20,7 @@ def bench_ended(run: RunState, bench: BenchState, event: ev.BenchExited) -> None
     bench.close(event.t_s)
     current, samples = bench.interrupted_cell(), bench.samples_s()
     if bench.not_on_gpu is not None:
-        _next_build(run, event, "gpu_not_used")
+        _next_build(run, event, bench.missed)
     elif event.aborted:
         if bench.stop is not None:
             _stopped(run, event, bench, bench.stop, samples if current == bench.stop_cell else ())

@@ -23,6 +23,7 @@ class BenchState:
         self.stop_cell: Cell | None = None
         self.abort_sent = False
         self.not_on_gpu: dict[str, Any] | None = None
+        self.missed = ""
         self.n_rows = 0
         self._with_row: set[Cell] = set()
         self._judged: set[Cell] = {cells[0]}
@@ -49,9 +50,9 @@ class BenchState:
             self.view.samples_s = (*self.view.samples_s, sample_s)
         self.view.repeat_since_s = t_s
 
-    def stop_as_not_on_gpu(self, evidence: dict[str, Any]) -> None:
-        """Nothing that this process measures is to count: its build works on the CPU although it is for the GPU."""
-        self.not_on_gpu = evidence
+    def stop_as_not_on_gpu(self, missed: str, evidence: dict[str, Any]) -> None:
+        """Nothing that this process measures is to count: it works without GPUs that are there, or one of them."""
+        self.missed, self.not_on_gpu = missed, evidence
 
     def row(self, cell: Cell) -> None:
         self.n_rows += 1

@@ -97,7 +97,7 @@ class Machine:
 class ProbeResult:
     """How one probe run ended. rc: as a shell counts. gpu_mib: of the model in GPU memory, by the engine's log.
 
-    rows: how many results it printed. timed_out: it was killed for being too long.
+    rows: how many results it printed. timed_out: it was killed for being too long. n_gpus_used: 0 where it names none.
     """
 
     rc: int
@@ -105,6 +105,7 @@ class ProbeResult:
     rows: int
     gpu_mib: float = 0.0
     timed_out: bool = False
+    n_gpus_used: int = 0
 
 
 def numbers(version: str) -> Tuple[int, ...]:
@@ -133,6 +134,8 @@ def turned_down(build: Build, machine: Machine) -> Optional[Fault]:
     listed = listed_gpus(machine.gpus)
     if not listed:
         return presence_fault(machine.gpus, machine.n_gpus_on_bus) or BuildFault.NO_GPU
+    if machine.n_gpus_on_bus is not None and len(listed) < machine.n_gpus_on_bus:
+        return GpuFault.LOST  # those that are left would be measured under the name of all
     driver = str(listed[0].get("driver_version") or "")
     if build.min_driver and numbers(driver) and numbers(driver) < numbers(build.min_driver):
         return GpuFault.DRIVER_TOO_OLD
@@ -150,7 +153,8 @@ def fault_of(build: Build, probe: ProbeResult, machine: Machine) -> Optional[Fau
     if probe.timed_out:
         return fabric or BuildFault.TIMED_OUT
     if probe.rc == 0 and probe.rows and (not build.on_gpu or probe.gpu_mib > 0):
-        return None
+        fewer = build.on_gpu and 0 < probe.n_gpus_used < len(listed_gpus(machine.gpus))
+        return GpuFault.NOT_ALL_USED if fewer else None
     on_gpu = gpu_fault(text) if build.on_gpu else None
     if on_gpu is GpuFault.NOT_SEEN and any(str(gpu.get("mig", "")).lower() == "enabled" for gpu in machine.gpus):
         return GpuFault.MIG_WITHOUT_INSTANCE

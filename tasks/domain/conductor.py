@@ -100,7 +100,8 @@ class Conductor:
             header = self.view.headers[event.model] = GgufHeader.from_dict(event.header)
             model.stage = Stage.QUEUED
             vram, n_ctx = self.run.offloads.vram_free_bytes, self.run.longest(event.model, shortest=True)
-            too_large = sum(vram) > 0 and not fits_server(header, n_ctx, vram, self.view.memory_total_bytes)
+            known = bool(vram) and all(vram)
+            too_large = known and not fits_server(header, n_ctx, vram, self.view.memory_total_bytes)
             if self.view.has_gpu and too_large:
                 detail = f"needs more than the {sum(vram)} bytes of the GPUs and the server's memory together"
                 self.run.close(event.t_s, model, Reason.VRAM, detail)
@@ -152,8 +153,10 @@ class Conductor:
 
     def _on_engine_loaded(self, event: ev.EngineLoaded) -> None:
         """A build for the GPU that has put nothing there would give the CPU's numbers under the GPU's name."""
-        if self.bench is not None and self.run.offloads.missed_the_gpu(self.run.builds[0], event):
-            self.bench.stop_as_not_on_gpu({"build": event.build, "buffers_mib": dict(event.buffers_mib)})
+        missed = self.run.offloads.missed_the_gpu(self.run.builds[0], event)
+        if self.bench is not None and missed is not None:
+            evidence = {"build": event.build, "buffers_mib": dict(event.buffers_mib), "n_gpus_used": event.n_gpus_used}
+            self.bench.stop_as_not_on_gpu(missed, evidence)
 
     def _on_no_working_build(self, event: ev.NoWorkingBuild) -> None:
         for model in self.run.models:
@@ -231,7 +234,7 @@ class Conductor:
             return
         if bench.not_on_gpu is not None:
             bench.abort_sent = True
-            self.run.decide(self.view.now_s, "abort_bench", bench.view.model, "gpu_not_used", bench.not_on_gpu)
+            self.run.decide(self.view.now_s, "abort_bench", bench.view.model, bench.missed, bench.not_on_gpu)
             out.append(act.AbortBench(bench.view.model))
             return
         verdict = self._next_cell_verdict(bench) or self.policy.judge_running(self.view, bench.view)

@@ -122,6 +122,7 @@ class EngineLoaded(Event):
 
     buffers_mib: by device and kind, e.g. {"CUDA0 model": 4403.5}. layers_offloaded: None where it does not say.
     gpu_memory_used_bytes: in use on all GPUs, as it was read last; None without a reading.
+    n_gpus_used: among which the engine divides the model; None where it names none.
     """
 
     model: str
@@ -130,6 +131,7 @@ class EngineLoaded(Event):
     layers_offloaded: int | None = None
     layers_total: int | None = None
     gpu_memory_used_bytes: int | None = None
+    n_gpus_used: int | None = None
 
 
 @dataclass(frozen=True)

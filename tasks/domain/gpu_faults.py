@@ -25,6 +25,7 @@ class GpuFault(str, Enum):
     MIG_WITHOUT_INSTANCE = "mig_without_instance"
     LICENCE = "gpu_licence"
     NOT_SEEN = "no_gpu_seen"
+    NOT_ALL_USED = "not_all_gpus_used"
     OUT_OF_MEMORY = "gpu_out_of_memory"
 
 

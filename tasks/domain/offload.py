@@ -94,9 +94,13 @@ class OffloadSearch:
     """The layers of one model on one server. `ngl` is what to load next; `failed()` takes in that it did not fit."""
 
     def __init__(self, header: Optional[GgufHeader], vram_free_bytes: Sequence[int], n_ctx: int) -> None:
+        """vram_free_bytes: by GPU, 0 where nvidia-smi does not say, so that only a load can tell what fits."""
+        floor = 0
         if header is None:
             first = Offload(ALL_LAYERS, 0, sum(vram_free_bytes), 0, 0)
-            floor = 0
+        elif not all(vram_free_bytes):
+            whole = header.n_layers + 1
+            first = Offload(whole, whole, sum(vram_free_bytes), gpu_bytes(header, whole, n_ctx), 0)
         else:
             first = plan_offload(header, vram_free_bytes, n_ctx)
             cautious = [int(free * CAUTIOUS_VRAM) for free in vram_free_bytes]

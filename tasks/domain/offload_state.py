@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Optional
 
+from tasks.domain.build_choice import BuildFault
 from tasks.domain.events import EngineLoaded
 from tasks.domain.gguf import GgufHeader
+from tasks.domain.gpu_faults import GpuFault
 from tasks.domain.offload import OffloadSearch, gpu_mib
 
 
@@ -27,8 +29,14 @@ class Offloads:
             self.searches[model] = OffloadSearch(header, self.vram_free_bytes, n_ctx)
         return self.searches[model], new
 
-    def missed_the_gpu(self, build: str, event: EngineLoaded) -> bool:
-        """Whether a build for the GPU has loaded a model that was meant for it, and put nothing of it there."""
+    def missed_the_gpu(self, build: str, event: EngineLoaded) -> Optional[str]:
+        """What is wrong where a build for the GPU has loaded a model that was meant for it: nothing of it is there, or
+        one of several GPUs is not used, as when it was lost since the probe. None where all is well."""
         search = self.searches.get(event.model)
-        meant = self.on_gpu(build) and search is not None and search.ngl > 0
-        return meant and bool(event.buffers_mib) and gpu_mib(event.buffers_mib) <= 0
+        if not self.on_gpu(build) or search is None or search.ngl <= 0:
+            return None
+        if event.buffers_mib and gpu_mib(event.buffers_mib) <= 0:
+            return BuildFault.GPU_NOT_USED.value
+        if event.n_gpus_used is not None and event.n_gpus_used < len(self.vram_free_bytes):
+            return GpuFault.NOT_ALL_USED.value
+        return None

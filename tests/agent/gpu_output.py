@@ -75,11 +75,15 @@ def fabric_report(*registrations: tuple[str, str]) -> str:
     )
 
 
-def on_cuda(mib: float = 0.9, offloaded: int = 3, total: int = 3) -> str:
-    """The log of a model that went to the GPU."""
+def on_cuda(mib: float = 0.9, offloaded: int = 3, total: int = 3, n_gpus: int = 1) -> str:
+    """The log of a model that went to the GPU, or is divided among n_gpus."""
+    using = "".join(
+        f"llama_prepare_model_devices: using device CUDA{n} (Tesla T4) (0000:00:{n + 4:02x}.0) - 14913 MiB free\n"
+        for n in range(n_gpus)
+    )
     return (
-        "ggml_cuda_init: found 1 CUDA devices (Total VRAM: 14913 MiB):\n"
-        "  Device 0: Tesla T4, compute capability 7.5, VMM: yes, VRAM: 14913 MiB\n"
+        f"ggml_cuda_init: found {n_gpus} CUDA devices (Total VRAM: 14913 MiB):\n"
+        f"  Device 0: Tesla T4, compute capability 7.5, VMM: yes, VRAM: 14913 MiB\n{using}"
         f"load_tensors: offloaded {offloaded}/{total} layers to GPU\n"
         "load_tensors:          CPU model buffer size =     0.07 MiB\n"
         f"load_tensors:        CUDA0 model buffer size = {mib:8.2f} MiB\n"

@@ -126,6 +126,8 @@ def test_the_log_tells_where_the_model_was_put() -> None:
     output.feed(
         1.0,
         b"",
+        b"llama_prepare_model_devices: using device CUDA0 (NVIDIA L4) (0000:00:03.0) - 22000 MiB free\n"
+        b"llama_prepare_model_devices: using device CUDA1 (NVIDIA L4) (0000:00:04.0) - 22000 MiB free\n"
         b"load_tensors: offloaded 25/33 layers to GPU\n"
         b"load_tensors:        CUDA0 model buffer size =  4403.50 MiB\n"
         b"load_tensors:   CPU_REPACK model buffer size =     7.59 MiB\n"
@@ -136,6 +138,7 @@ def test_the_log_tells_where_the_model_was_put() -> None:
         "buffers_mib": {"CUDA0 model": 4403.5, "CPU_REPACK model": 7.59, "CUDA0 KV": 24.0},
         "layers_offloaded": 25,
         "layers_total": 33,
+        "gpus_used": {"CUDA0", "CUDA1"},
     }
 
 

@@ -198,9 +198,10 @@ def test_a_gpu_build_is_not_tried_where_there_is_no_gpu(tmp_path: Path, illegal:
     ],
 )  # fmt: skip
 def test_a_cuda_build_that_does_not_use_the_gpu_is_told_and_why(
-    tmp_path: Path, nvidia: Path, log: str, rc: int, rows: int, reason: str
+    tmp_path: Path, nvidia: Path, monkeypatch: pytest.MonkeyPatch, log: str, rc: int, rows: int, reason: str
 ) -> None:
     """Some of these end with status 0 and rows: that is how the CPU's numbers came under a GPU's name."""
+    monkeypatch.setattr("agent.runtime_choice.FABRIC_PATIENCE_S", 0.0)
     choice = choose(tmp_path, [CUDA, GENERIC], cuda=says(tmp_path / "cuda", log, rc, rows))
     assert faults(choice)["cuda"] == reason
     assert fallback(choice) == reason
@@ -258,7 +259,7 @@ def test_a_fabric_manager_that_is_still_at_work_is_waited_for(
     monkeypatch.setattr("agent.gpu.FABRIC_POLL_S", 0.01)
     reports = [fabric_report(*[state] * 4) for state in (IN_PROGRESS, IN_PROGRESS, COMPLETED)]
     install_nvidia_smi(nvidia, BOARD, reports=reports)
-    choice = choose(tmp_path, [CUDA, GENERIC], cuda=says(tmp_path / "cuda", on_cuda(), 0, 2))
+    choice = choose(tmp_path, [CUDA, GENERIC], cuda=says(tmp_path / "cuda", on_cuda(n_gpus=4), 0, 2))
     assert choice.builds[0] == "cuda"
     assert choice.fallback is None
     assert len((nvidia / "asked").read_text()) == 3
@@ -278,13 +279,55 @@ def test_a_fabric_manager_that_is_still_at_work_is_waited_for(
 )
 def test_gpus_without_an_nvswitch_are_not_asked_for_their_fabric(tmp_path: Path, nvidia: Path, gpus: list[str]) -> None:
     install_nvidia_smi(nvidia, gpus, reports=[fabric_report(*[IN_PROGRESS] * 4)])
-    choice = choose(tmp_path, [CUDA, GENERIC], cuda=says(tmp_path / "cuda", on_cuda(), 0, 2))
+    ready = says(tmp_path / "cuda", on_cuda(n_gpus=len(gpus)), 0, 2)
+    choice = choose(tmp_path, [CUDA, GENERIC], cuda=ready)
     assert choice.fallback is None
     assert not (nvidia / "asked").exists()
     assert not [d for d in choice.decisions if d.action == "read_fabric"]
 
 
-def test_a_fault_of_the_gpu_is_met_once_whatever_the_number_of_builds(tmp_path: Path, nvidia: Path) -> None:
+def test_a_fabric_of_which_nvidia_smi_tells_nothing_is_waited_for_as_well(
+    tmp_path: Path, nvidia: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GPUs before Hopper have no state in nvidia-smi -q, only CUDA says 802, until the fabric manager has begun:
+    https://docs.nvidia.com/datacenter/tesla/fabric-manager-user-guide (CUDA initialization error 802)."""
+    monkeypatch.setattr("agent.runtime_choice.FABRIC_POLL_S", 0.01)
+    board = [line.replace("H100 80GB HBM3", "A100-SXM4-40GB") for line in BOARD]
+    install_nvidia_smi(nvidia, board, reports=[fabric_report(*[("N/A", "N/A")] * 4)])
+    asked = tmp_path / "asked"
+    ready, early = on_cuda(n_gpus=4), f"{FABRIC}\n{ON_CPU}"
+    program = says(tmp_path / "cuda", ready, 0, 2)
+    begun = program.read_text()
+    waits = says(tmp_path / "early", early, 0, 2).read_text().removeprefix("#!/bin/sh\n").removesuffix("exit 0\n")
+    once = f"#!/bin/sh\necho >> {asked}; if [ $(wc -l < {asked}) -lt 3 ]; then\n{waits}exit 0\nfi\n"
+    program.write_text(once + begun.removeprefix("#!/bin/sh\n"))
+    choice = choose(tmp_path, [CUDA, GENERIC], cuda=program)
+    assert choice.builds[0] == "cuda"
+    assert choice.fallback is None
+    assert len(asked.read_text()) == 3
+
+
+def test_a_server_that_has_lost_a_gpu_is_not_measured_with_the_others(
+    tmp_path: Path, nvidia: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus = pci_bus(tmp_path / "two", ("0x10de", "0x030200"), ("0x10de", "0x030200"))
+    monkeypatch.setattr("agent.gpu.PCI_DEVICES", str(bus))
+    choice = choose(tmp_path, [CUDA, GENERIC], cuda=says(tmp_path / "cuda", on_cuda(), 0, 2))
+    assert fallback(choice) == "gpu_lost"
+
+
+@pytest.mark.parametrize(("n_used", "fault"), [(1, "not_all_gpus_used"), (2, "ok")])
+def test_an_engine_that_leaves_a_gpu_out_is_not_taken(tmp_path: Path, nvidia: Path, n_used: int, fault: str) -> None:
+    """It once took four GPUs for one (https://github.com/ggml-org/llama.cpp/pull/22533), and sees one part of MIG."""
+    install_nvidia_smi(nvidia, [LIST_T4.format(index=index, free=14913) for index in range(2)])
+    choice = choose(tmp_path, [CUDA, GENERIC], cuda=says(tmp_path / "cuda", on_cuda(n_gpus=n_used), 0, 2))
+    assert faults(choice)["cuda"] == fault
+
+
+def test_a_fault_of_the_gpu_is_met_once_whatever_the_number_of_builds(
+    tmp_path: Path, nvidia: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.runtime_choice.FABRIC_PATIENCE_S", 0.0)
     builds = [{**CUDA, "name": "cuda+avx2"}, {**CUDA, "name": "cuda+sse42"}, GENERIC]
     broken = says(tmp_path / "cuda", FABRIC, 0, 2)
     choice = choose(tmp_path, builds, **{"cuda+avx2": broken, "cuda+sse42": broken})

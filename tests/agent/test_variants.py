@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from agent.variant_run import variant_argv
+from agent.variant_run import VariantRun, variant_argv
 
 from tasks.domain.actions import StartVariant
 from tasks.domain.events import VariantEnded, event_from_dict
@@ -15,7 +16,7 @@ from tasks.domain.run_plan import LadderStep
 from tasks.domain.variants import Variant
 from tasks.lake import land, open_lake, query, rows_from_events
 from tests.agent.agent_run import AgentRun, of_kind, outcomes, plan_for
-from tests.agent.gpu_output import LIST_T4, USE_T4, install_nvidia_smi
+from tests.agent.gpu_output import LIST_T4, NO_DEVICE, USE_T4, install_nvidia_smi, runtime_of_programs, says
 from tests.agent.model_server import ModelServer
 from tests.agent.runtimes import real_model, real_runtime
 from tests.agent.small_gguf import small_gguf
@@ -187,6 +188,31 @@ def test_a_model_that_does_not_fit_the_gpu_is_loaded_with_fewer_layers(
     assert {row["row"]["n_gpu_layers"] for row in of_kind(lines, "BenchRow")} == {1}
     (loaded,) = of_kind(lines, "EngineLoaded")
     assert (loaded["layers_offloaded"], loaded["layers_total"]) == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("row", "log", "outcome"),
+    [
+        ({"backends": "CUDA", "gpu_info": "Tesla T4"}, "", "measured"),
+        ({"backends": "CUDA", "gpu_info": ""}, "", "failed"),
+        ({"pp": 128}, f"{NO_DEVICE}\n" + "a line of the log\n" * 1000, "failed"),
+    ],
+)
+def test_a_variant_that_a_cuda_build_ran_on_the_cpu_is_none_of_the_gpus(
+    tmp_path: Path, row: dict[str, Any], log: str, outcome: str
+) -> None:
+    """llama-bench goes on without a GPU and ends well; `backends` is what the build has, `gpu_info` what is there."""
+    program = says(tmp_path / "program", log, 0)
+    program.write_text(program.read_text().replace("exit 0", f"echo '{json.dumps(row)}'"))
+    builds = [{"name": "generic"}]
+    runtime = runtime_of_programs(tmp_path, builds, {"generic": program})
+    run = VariantRun(start(kind="anchor"), runtime, tmp_path / "m.gguf", 1, {}, 0.0)
+    while not run.ended:
+        run.read()
+        time.sleep(0.01)
+    event = run.reap(1.0)
+    assert (event.outcome, len(event.rows)) == (outcome, int(outcome == "measured"))
+    assert event.detail.startswith("gpu_not_used" if outcome == "failed" else "")
 
 
 def start(**changes: Any) -> StartVariant:

@@ -55,6 +55,16 @@ def test_a_model_without_a_header_is_tried_whole_and_then_in_part() -> None:
     assert 1 < (search.failed() or 0) < 99
 
 
+def test_memory_that_nvidia_smi_does_not_tell_is_not_none() -> None:
+    """Unified memory has "[N/A]" (https://docs.nvidia.com/dgx/dgx-spark/known-issues.html), MIG "[Insufficient
+    Permissions]" (https://github.com/NVIDIA/nvidia-container-toolkit/issues/842): with no layer on the GPU it would be
+    the CPU's speed under a GPU's name."""
+    search = OffloadSearch(LLAMA_70B, [0], 4096)
+    assert (search.ngl, search.first.whole) == (81, True)
+    assert 0 < (search.failed() or 0) < 81
+    assert OffloadSearch(LLAMA_70B, [80 * GIB, 0], 4096).ngl == 81
+
+
 def test_what_no_memory_of_the_server_could_hold() -> None:
     assert not fits_server(LLAMA_70B, 512, [16 * GIB], 16 * GIB)
     assert fits_server(LLAMA_70B, 512, [24 * GIB], 32 * GIB)
@@ -207,6 +217,23 @@ def test_a_model_that_gpu_and_host_cannot_hold_together_is_not_downloaded() -> N
     server = OnGpu(vram=2 * GIB, memory=GIB)
     assert not server.starts
     assert {r.reason for r in server.conductor.results()} == {Reason.VRAM}
+
+
+def test_a_model_is_loaded_where_the_gpus_memory_is_not_known() -> None:
+    assert [(s.build, s.ngl) for s in OnGpu(vram=0, memory=2 * GIB).starts] == [("cuda", 25)]
+
+
+def test_a_gpu_of_several_that_is_lost_in_the_middle_ends_the_measuring_with_the_others() -> None:
+    """A GPU that has fallen off the bus is not counted any more by cudaGetDeviceCount; the rest would go on as all."""
+    server = OnGpu()
+    server.conductor.run.offloads.vram_free_bytes = (24 * GIB,) * 8
+    server.conductor.on(ev.WarmupStarted(server.now_s, server.plan.cells()[0]))
+    buffers = {f"CUDA{n} model": 500.0 for n in range(7)}
+    server.conductor.on(ev.EngineLoaded(server.now_s, "large", "cuda", buffers, 25, 25, None, 7))
+    server.go()
+    (fell,) = server.decisions("fall_back_to_cpu")
+    assert fell.reason == "not_all_gpus_used"
+    assert not server.conductor.results()
 
 
 def test_rows_of_a_process_that_missed_the_gpu_do_not_count() -> None:
