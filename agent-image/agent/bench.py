@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 from pathlib import Path
 
 from agent.bench_output import BenchOutput, in_run_order, lengths
-from agent.child import OutputPipe, exit_status, start_program
+from agent.child import Kill, OutputPipe, exit_status, start_program
 from agent.limits import oom_kills
 from tasks.domain.actions import StartBench
 from tasks.domain.cells import PP, TG
@@ -74,6 +73,7 @@ class Bench:
         except OSError as exc:
             self._spawn_failure = (RC_NOT_EXECUTABLE, str(exc))
         self.pipes: tuple[OutputPipe, ...] = ()
+        self.kill = None if self.process is None else Kill(self.process)
         if self.process is not None:
             self.pipes = (OutputPipe(self.process.stderr), OutputPipe(self.process.stdout))
 
@@ -117,8 +117,8 @@ class Bench:
     def abort(self) -> None:
         """Kill it with all it started; a llama-bench holds nothing that it would have to put away."""
         self._aborted = True
-        if self.process is not None and self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
+        if self.kill is not None:
+            self.kill.send()
 
     def reap(self, now_s: float) -> list[Event]:
         """Last events and BenchExited of a process that has ended."""

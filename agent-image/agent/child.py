@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import IO, Any, Callable, Mapping, Sequence
 
@@ -16,6 +17,9 @@ import agent
 PR_SET_PDEATHSIG = 1
 READ_BYTES = 65536
 OOM_FIRST = "1000"
+KILL_PATIENCE_S = 120.0
+"""To give back some hundred GB of pinned memory takes a kernel the better part of a minute."""
+END_PATIENCE_S = 20.0
 
 
 def agent_command(command: str) -> tuple[list[str], dict[str, str]]:
@@ -68,6 +72,37 @@ def start_program(
         start_new_session=True,
         preexec_fn=child_setup(),
     )
+
+
+class Kill:
+    """What became of a SIGKILL to a program and all that it started.
+
+    One that waits in the driver of a GPU which is lost takes no signal, so nobody may wait for its end either.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        self._sent_s: float | None = None
+
+    def send(self) -> None:
+        """Silent when it has ended."""
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._sent_s = time.monotonic() if self._sent_s is None else self._sent_s
+
+    @property
+    def in_vain(self) -> bool:
+        """Whether it still runs although it was killed long ago."""
+        sent_s = self._sent_s
+        return sent_s is not None and time.monotonic() - sent_s > KILL_PATIENCE_S and self._process.poll() is None
+
+    def works(self) -> bool:
+        """Wait for a while for the end of what was killed; False when it does not end."""
+        try:
+            self._process.wait(END_PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
 
 
 class OutputPipe:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Callable, Sequence
 
 from agent.bench import Bench, bench_argv, bench_environment
-from agent.child import OutputPipe
+from agent.child import Kill, OutputPipe
 from agent.eventlog import EventLog
 from agent.gpu import GpuStream
 from agent.lifecycle import STOP_REASON_FILE, STOP_SIGNALS
@@ -181,7 +181,13 @@ class Driver:
                     self._unwatch(pipe)
         self._reap()
 
+    def _kills(self) -> list[Kill]:
+        of_bench = [self._bench.kill] if self._bench is not None and self._bench.kill is not None else []
+        return [*of_bench, *(self._variant.kills if self._variant is not None else [])]
+
     def _tick(self) -> None:
+        if any(kill.in_vain for kill in self._kills()):
+            raise AgentError("llama-bench cannot be killed: it hangs in the driver of a GPU, which is lost.")
         self._on(Tick(self._clock()))
         values = self._telemetry.sample()
         if self._gpus.latest:
@@ -226,10 +232,13 @@ class Driver:
     def _end_children(self) -> None:
         if self._bench is not None:
             self._bench.abort()
-            self._bench.reap(self._clock())
         if self._variant is not None:
             self._variant.abort()
-            self._variant.reap(self._clock())
+        if all(kill.works() for kill in self._kills()):
+            if self._bench is not None:
+                self._bench.reap(self._clock())
+            if self._variant is not None:
+                self._variant.reap(self._clock())
         for fetch in self._fetches.values():
             fetch.child.close()
         for header in self._headers.values():

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 from pathlib import Path
 from typing import Any
 
 from agent.bench import RC_NO_PROGRAM, bench_environment
-from agent.child import OutputPipe, exit_status, start_program
+from agent.child import Kill, OutputPipe, exit_status, start_program
 from tasks.domain.actions import StartVariant
 from tasks.domain.build_choice import BuildFault
 from tasks.domain.events import VariantEnded
@@ -66,9 +64,11 @@ class _Process:
         self._marks = {"instance": instance, "device_set": devices}
         self._rest = b""
         self.process: subprocess.Popen[bytes] | None = None
+        self.kill: Kill | None = None
         try:
             self.process = start_program(argv, environment)
             self.pipes = (OutputPipe(self.process.stdout), OutputPipe(self.process.stderr))
+            self.kill = Kill(self.process)
         except OSError as exc:
             self.stderr = str(exc).encode()
 
@@ -97,10 +97,6 @@ class _Process:
                 self.without_gpu = self.without_gpu or row.get("gpu_info") == ""
                 self.rows.append({**row, **self._marks})
 
-    def kill(self) -> None:
-        if self.process is not None and self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-
     def close(self) -> None:
         self.read()
         for pipe in self.pipes:
@@ -127,6 +123,10 @@ class VariantRun:
         return [pipe for process in self._processes for pipe in process.pipes]
 
     @property
+    def kills(self) -> list[Kill]:
+        return [process.kill for process in self._processes if process.kill is not None]
+
+    @property
     def pid(self) -> int:
         first = self._processes[0].process
         return 0 if first is None else first.pid
@@ -141,8 +141,8 @@ class VariantRun:
 
     def abort(self) -> None:
         self._aborted = True
-        for process in self._processes:
-            process.kill()
+        for kill in self.kills:
+            kill.send()
 
     def reap(self, now_s: float) -> VariantEnded:
         """The event of processes that have all ended. One that failed fails the whole: a sum needs every part."""

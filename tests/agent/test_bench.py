@@ -10,12 +10,20 @@ from typing import Any
 
 import pytest
 from agent.bench import Bench, bench_argv, bench_environment
+from agent.child import Kill, start_program
+from agent.driver import Driver
+from agent.eventlog import EventLog
 from agent.limits import usable
 
 from tasks.domain.actions import StartBench
 from tasks.domain.cells import Cell
+from tasks.domain.conductor import Conductor
+from tasks.domain.errors import AgentError
 from tasks.domain.events import BenchExited, BenchRow, BenchStarted, Event, RepeatStarted, WarmupStarted
+from tasks.domain.policies import policy_for
+from tests.agent.gpu_output import runtime_of_programs
 from tests.agent.runtimes import fake_runtime, real_model, real_runtime
+from tests.plans import make_plan
 
 CELLS = (Cell("m", "pp", 16), Cell("m", "pp", 32), Cell("m", "tg", 4))
 
@@ -104,6 +112,56 @@ def test_abort_ends_a_process_that_hangs(tmp_path: Path, model: Path, monkeypatc
     exited = events[-1]
     assert isinstance(exited, BenchExited)
     assert (exited.rc, exited.aborted) == (137, True)
+
+
+def test_a_process_that_no_signal_reaches_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It hangs in the driver of a GPU that has fallen off the bus: https://github.com/NVIDIA/nvidia-docker/issues/1553.
+
+    No process can be made so on purpose, so the signal is kept from it.
+    """
+    process = start_program(["sleep", "600"])
+    kill = Kill(process)
+    with monkeypatch.context() as patched:
+        patched.setattr("os.killpg", lambda *_: None)
+        patched.setattr("agent.child.KILL_PATIENCE_S", 0.0)
+        patched.setattr("agent.child.END_PATIENCE_S", 0.01)
+        assert not kill.in_vain, "nobody has killed it yet"
+        kill.send()
+        time.sleep(0.01)
+        assert kill.in_vain
+        assert not kill.works()
+    kill.send()
+    assert kill.works()
+    assert not kill.in_vain
+    kill.send()
+
+
+@pytest.mark.parametrize("aborts_by_itself", [True, False])
+def test_a_run_whose_engine_cannot_be_killed_ends_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, aborts_by_itself: bool
+) -> None:
+    plan = make_plan(models=("small",), builds=("cpu",))
+    log = EventLog(tmp_path / "events.jsonl")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / plan.models[0].file).write_bytes(b"")
+    runtime = runtime_of_programs(tmp_path, [{"name": "cpu"}], {"cpu": Path("/usr/bin/yes")})
+    driver = Driver(plan, Conductor(plan, policy_for("dynamic", {})), log, run_dir=tmp_path, runtime_dir=runtime,
+                    clock=time.monotonic, options={}, bench_extra={})  # fmt: skip
+    bench = Bench(StartBench("small", "cpu", plan.cells()[:1], 1, None, 1), ["sleep", "600"], dict(os.environ))
+    driver._bench = bench
+    with monkeypatch.context() as patched:
+        patched.setattr("os.killpg", lambda *_: None)
+        patched.setattr("agent.child.KILL_PATIENCE_S", 0.0)
+        patched.setattr("agent.child.END_PATIENCE_S", 0.01)
+        if aborts_by_itself:
+            bench.abort()
+            time.sleep(0.01)
+            with pytest.raises(AgentError, match="cannot be killed"):
+                driver._tick()
+        driver._end_children()
+    bench.abort()
+    assert bench.reap(0.0)
+    log.close()
 
 
 def test_a_build_that_is_not_there_ends_as_a_shell_would(tmp_path: Path, model: Path) -> None:
