@@ -134,12 +134,17 @@ def _gpu_use(raw: Any) -> dict[str, Any]:
     def mean(values: list[float]) -> float | None:
         return sum(values) / len(values) if values else None
 
+    def total(key: str) -> float | None:
+        """None where a GPU does not tell: the others' sum would pass for all of them."""
+        values = numbers(key)
+        return sum(values) if values and len(values) == len(gpus) else None
+
     busy = mean(numbers("utilization_pct"))
     reasons = [int(bits) for bits in numbers("throttle_reasons")]
     found = {
         "gpu_busy_share": None if busy is None else busy / 100,
-        "gpu_memory_used_bytes": sum(numbers("memory_used_bytes")) or None,
-        "gpu_power_w": sum(numbers("power_w")) or None,
+        "gpu_memory_used_bytes": total("memory_used_bytes"),
+        "gpu_power_w": total("power_w"),
         "gpu_temperature_c": max(numbers("temperature_c"), default=None),
         "gpu_clock_mhz": mean(numbers("sm_clock_mhz")),
         "gpu_throttle_reasons": reduce(or_, reasons) if reasons else None,

@@ -289,8 +289,8 @@ def test_gpus_without_an_nvswitch_are_not_asked_for_their_fabric(tmp_path: Path,
 def test_a_fabric_of_which_nvidia_smi_tells_nothing_is_waited_for_as_well(
     tmp_path: Path, nvidia: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """GPUs before Hopper have no state in nvidia-smi -q, only CUDA says 802, until the fabric manager has begun:
-    https://docs.nvidia.com/datacenter/tesla/fabric-manager-user-guide (CUDA initialization error 802)."""
+    """Of A100 nvidia-smi -q says N/A whatever the fabric manager does, only CUDA says 802 until it has begun:
+    https://github.com/bottlerocket-os/bottlerocket/pull/3873 (a p4d)."""
     monkeypatch.setattr("agent.runtime_choice.FABRIC_POLL_S", 0.01)
     board = [line.replace("H100 80GB HBM3", "A100-SXM4-40GB") for line in BOARD]
     install_nvidia_smi(nvidia, board, reports=[fabric_report(*[("N/A", "N/A")] * 4)])

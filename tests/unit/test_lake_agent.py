@@ -70,6 +70,18 @@ def test_gpus(tmp_path: Path) -> None:
     assert (use["gpu_memory_used_bytes"], use["gpu_clock_mhz"]) == (2 * 2**30, 1975.0)
 
 
+def test_what_one_gpu_does_not_tell_is_not_summed_and_nothing_in_use_is_a_reading(tmp_path: Path) -> None:
+    """An idle GPU has 0 MiB in use (drivers since 510 count what they reserve apart), and that is what the memory in
+    use after a load is compared with."""
+    idle = "0, 0, 0, 80000, 345, 2619, 70.5, 35, 0x0000000000000001"
+    mute = "1, [N/A], 0, 80000, 345, 2619, [Unknown Error], 35, [N/A]"
+    log = EventLog()
+    log.event(ev.Probed(0.1, 2**30, 2**29, 2**34, 2, (81000 * 2**20,), {}))
+    log.add("Telemetry", 1.0, gpus=[parse_use(line) for line in (idle, mute)])
+    (use,) = landed(tmp_path / "lake", log, "telemetry")
+    assert (use["gpu_memory_used_bytes"], use["gpu_power_w"], use["gpu_busy_share"]) == (0, None, 0.0)
+
+
 def test_telemetry_of_this_machine(tmp_path: Path) -> None:
     telemetry = Telemetry()
     telemetry.sample()
