@@ -87,7 +87,8 @@ class ShardRuns:
         except ObjectNotFound as exc:
             raise ConfigError(
                 f"There is no deployment {DEPLOYMENT} for a sweep of this size.",
-                next_step="prefect deploy --all and start workers, or choose fan_out: inline.",
+                next_step="Name a Prefect server that has it (PREFECT_API_URL, docs/scale.md), or carry it out here: "
+                "fan_out inline.",
             ) from exc
         except BaseException:
             self._cut_short = True

@@ -114,11 +114,9 @@ async def carry_out(request: SweepRequest, prepared: PreparedSweep, services: Se
     if request.fan_out == "workers" or (large and await workers_are_deployed()):
         return await run_on_workers(request, prepared, chosen, services)
     if large:
-        get_run_logger().warning(
-            "%d servers in one process: more than %d are better carried out by workers, see docs/scale.md",
-            len(chosen),
-            INLINE_SERVERS,
-        )
+        text = f"{len(chosen)} servers in one process: more than {INLINE_SERVERS} are for workers, see docs/scale.md"
+        get_run_logger().warning("%s", text)
+        say("", text)
     return await run_inline(prepared, chosen, services)
 
 

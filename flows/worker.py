@@ -20,6 +20,9 @@ from tasks.domain.errors import ConfigError
 from tasks.settings import CHECKOUT
 
 POOL = "tokensweep"
+REAPER_QUEUE = "reaper"
+"""Of the pool: what is scheduled there has a place of its own in each worker, beside its `limit`. Sweeps hold theirs
+for hours, and the reaper must not wait for them."""
 LEAVE_S = 15.0
 TEMPLATE = CHECKOUT / "deployments" / "work-pools" / "process.json"
 
@@ -52,23 +55,26 @@ async def _serve(pool: str, limit: int, name: str) -> None:
     from flows.ending_worker import EndingWorker
 
     template = json.loads(TEMPLATE.read_text(encoding="utf-8"))
-    serving_worker = EndingWorker(pool, name=name or None, limit=limit, base_job_template=template)
+    sweeps = EndingWorker(pool, name=name or None, limit=limit, base_job_template=template)
+    reaper = EndingWorker(pool, [REAPER_QUEUE], name=f"{sweeps.name} (reaper)", limit=1, create_pool_if_not_found=False)
     told = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, told.set)
-    serving = asyncio.create_task(serving_worker.start(printer=_say))
+    serving = [asyncio.create_task(worker.start(printer=_say)) for worker in (sweeps, reaper)]
     waiting = asyncio.create_task(told.wait())
-    await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait({*serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
-    if not serving.done():
+    if told.is_set():
         _say("ending: flow runs delete their servers first; after kill -9, `tokensweep reap` does it")
-        await serving_worker.end_flow_runs()
-        serving.cancel()
-        await asyncio.wait({serving}, timeout=LEAVE_S)
-        if not serving.done():
-            os._exit(0)  # it says goodbye to a server that has gone
-    with suppress(asyncio.CancelledError):
-        await serving
+        await asyncio.gather(sweeps.end_flow_runs(), reaper.end_flow_runs())
+    for task in serving:
+        task.cancel()
+    _, still = await asyncio.wait(serving, timeout=LEAVE_S)
+    if still:
+        os._exit(0)  # they say goodbye to a server that has gone
+    for task in serving:
+        with suppress(asyncio.CancelledError):
+            await task
 
 
 def _say(line: str) -> None:

@@ -85,6 +85,31 @@ def test_told_to_end_it_lets_its_shards_delete_their_servers(
     assert set(states) <= set(FINAL), "Prefect knows that they have ended"
 
 
+def test_the_reaper_has_a_place_while_sweeps_hold_all_others(
+    deployments: dict[str, dict[str, Any]], prefect: Prefect, worker: Product
+) -> None:
+    """A sweep from the form on the only place waits for a shard that finds none: it says so, and the reaper passes."""
+    adhoc = deployments["sweep/adhoc"]
+    request = {"preset": worker.preset("held", **SLOW), "mode": "run", "max_usd": 20.0, "fan_out": "workers"}
+    prefect.patch(f"/deployments/{adhoc['id']}", {"enforce_parameter_schema": False})
+    running = start_worker(worker, "--limit", "1")
+    try:
+        sweep = prefect.post(f"/deployments/{adhoc['id']}/create_flow_run", {"parameters": {"request": request}})["id"]
+        (shard,) = eventually(lambda: prefect.subflow_runs(sweep), bool, PATIENCE_S)
+        reap = prefect.post(f"/deployments/{deployments['reap/cron']['id']}/create_flow_run", {})["id"]
+        ended = eventually(lambda: prefect.flow_run(reap)["state_type"], lambda state: state in FINAL, PATIENCE_S)
+        said = eventually(lambda: prefect.logs(sweep), lambda text: "no place free" in text, PATIENCE_S)
+        waiting = prefect.flow_run(shard["id"])["state_type"]
+        running.signal(signal.SIGTERM)
+        done = running.end()
+    finally:
+        prefect.patch(f"/deployments/{adhoc['id']}", {"enforce_parameter_schema": True})
+        running.kill()
+    assert (ended, waiting) == ("COMPLETED", "SCHEDULED"), str(done)
+    assert "Start another `tokensweep worker`" in said
+    assert prefect.flow_run(shard["id"])["state_type"] == "CANCELLED", "its sweep was told to end"
+
+
 def servers_of_the_vendor(product: Product) -> tuple[Resource, ...]:
     """By the vendor's own listing. A proof would take a second one, some time later."""
     return open_services(Settings(home=product.home)).cloud("sim").list_owned().resources
