@@ -21,7 +21,7 @@ from tasks.domain.conductor import Conductor
 from tasks.domain.errors import AgentError
 from tasks.domain.events import BenchExited, BenchRow, BenchStarted, Event, RepeatStarted, WarmupStarted
 from tasks.domain.policies import policy_for
-from tests.agent.gpu_output import runtime_of_programs
+from tests.agent.gpu_output import runtime_of_programs, says
 from tests.agent.runtimes import fake_runtime, real_model, real_runtime
 from tests.plans import make_plan
 
@@ -94,6 +94,20 @@ def test_a_failed_allocation_is_out_of_memory(
 ) -> None:
     exited = end(start(tmp_path, model, monkeypatch, fault={"cell": -1, "do": "exit", "rc": 1, "text": text}))
     assert (exited.rc, exited.oom) == (1, True)
+
+
+def test_memory_that_cannot_be_pinned_is_no_lack_of_memory(tmp_path: Path) -> None:
+    """ggml_cuda_host_malloc (ggml-cuda.cu) takes ordinary memory then; what ends the process is another thing."""
+    log = (
+        "ggml_cuda_host_malloc: failed to allocate 512.00 MiB of pinned memory: out of memory\n"
+        "CUDA error: an illegal memory access was encountered"
+    )
+    runtime = runtime_of_programs(tmp_path, [{"name": "cuda"}], {"cuda": says(tmp_path / "cuda", log, 134)})
+    action = StartBench("m", "cuda", (Cell("m", "pp", 16),), 1, 99, 1)
+    bench = Bench(action, bench_argv(runtime, tmp_path / "m.gguf", action, 1), bench_environment(runtime, "cuda", {}))
+    ended = end(bench)
+    assert (ended.rc, ended.oom) == (134, False)
+    assert "illegal memory access" in ended.stderr_tail
 
 
 def test_garbage_between_the_rows_does_no_harm(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
