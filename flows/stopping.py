@@ -42,17 +42,23 @@ def stops_on_signals() -> Iterator[None]:
         for console in _log_consoles():
             console.on_broken_pipe = partial(_unread, console)  # type: ignore[method-assign]
     loop = asyncio.get_running_loop()
-    with suppress(RuntimeError, ValueError):
+
+    def told(number: int, _frame: object) -> None:
+        loop.call_soon_threadsafe(_stop, signal.Signals(number))
+
+    # Not by loop.add_signal_handler: a signal is then one byte in the socket by which threads wake the loop. It has
+    # room for some 280, and what forty servers report at once fills it: the signal is lost.
+    with suppress(ValueError):
         for number in _SIGNALS:
-            loop.add_signal_handler(number, _stop, number)
+            signal.signal(number, told)
     try:
         yield
     finally:
         if outermost:
             _root = None
-            with suppress(RuntimeError, ValueError):
-                for number in _SIGNALS:
-                    loop.remove_signal_handler(number)
+            with suppress(ValueError):
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def exit_code() -> int:
