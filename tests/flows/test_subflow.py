@@ -174,7 +174,8 @@ def test_a_task_run_of_its_own_stands_for_it_in_its_parent(outcome: dict[str, An
 
 def test_it_takes_three_calls_from_its_start_to_its_end(outcome: dict[str, Any]) -> None:
     """Of a run that is called it takes eight."""
-    assert len(outcome["calls_of_two"]) == 6, outcome["calls_of_two"]
+    calls = [call for call in outcome["calls_of_two"] if not call.endswith("/logs/")]  # sent by the clock, by a thread
+    assert len(calls) == 6, calls
 
 
 def test_an_answer_that_is_lost_makes_no_second_run(tmp_path: Path, prefect_url: str, prefect: Prefect) -> None:
