@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.clouds.accounts import account_of
+from tasks.clouds.deletion import classify
 from tasks.domain.errors import TokensweepError
 from tasks.domain.reaping import DEFAULT_RULES
 from tasks.domain.run_plan import RunPlan
@@ -182,9 +183,14 @@ def pass_of_the_reaper(
 
 
 def heartbeat_is_fresh(services: Services, vendor: str) -> bool:
-    now_unix_s = services.clock(vendor).now()
-    until_unix_s = now_unix_s + DEFAULT_RULES.skew_s
-    beat_unix_s = services.ledger.last_beat(vendor, until_unix_s, account=account_of(services.cloud(vendor)))
+    """False where it cannot be told whose account that is: the gate of the create says why, in the vendor's words."""
+    cloud, now_unix_s = services.cloud(vendor), services.clock(vendor).now()
+    try:
+        account = account_of(cloud)
+    except Exception as exc:
+        logger.warning("%s: the account of the credentials cannot be told: %s", vendor, classify(cloud, exc).message)
+        return False
+    beat_unix_s = services.ledger.last_beat(vendor, now_unix_s + DEFAULT_RULES.skew_s, account=account)
     return beat_unix_s is not None and now_unix_s - beat_unix_s < HEARTBEAT_FRESH_S
 
 
